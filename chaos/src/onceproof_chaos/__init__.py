@@ -1,0 +1,1 @@
+"""The proving ground: workload, nemesis, checker and report."""

@@ -1,0 +1,19 @@
+"""Commands that the proving ground adds to `onceproof`."""
+
+from __future__ import annotations
+
+import typer
+
+from onceproof_chaos.cli.campaign import campaign_app
+from onceproof_chaos.cli.demo import demo
+from onceproof_chaos.cli.results import report, verify
+
+__all__ = ["register"]
+
+
+def register(app: typer.Typer) -> None:
+    """Add the commands; named by the entry point group `onceproof.commands`."""
+    app.command("demo")(demo)
+    app.add_typer(campaign_app, name="campaign")
+    app.command("verify")(verify)
+    app.command("report")(report)

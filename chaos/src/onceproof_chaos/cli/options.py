@@ -1,0 +1,71 @@
+"""Options that several commands share, and how a command ends."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Coroutine
+from enum import IntEnum
+from pathlib import Path
+from typing import Annotated, Any, Final, TypeVar
+
+import typer
+from rich.console import Console
+
+from onceproof.errors import OnceproofError
+from onceproof_chaos.backend.base import BackendError
+from onceproof_chaos.runfolder import RunFolderError
+from onceproof_chaos.verdict import Result
+
+T = TypeVar("T")
+
+errors: Final = Console(stderr=True)
+"""Progress and errors; standard output is for results."""
+
+
+class Exit(IntEnum):
+    """Exit codes."""
+
+    PASS = 0
+    FAIL = 1
+    USAGE = 2
+    INCONCLUSIVE = 3
+
+    @classmethod
+    def of(cls, result: Result) -> Exit:
+        """The exit code of a verdict."""
+        return {Result.PASS: cls.PASS, Result.FAIL: cls.FAIL}.get(result, cls.INCONCLUSIVE)
+
+
+Seed = Annotated[
+    int, typer.Option("--seed", help="Of workload and fault plan. Same seed, same plan.")
+]
+RunDir = Annotated[Path, typer.Option("--run-dir", help="Where run folders go.", file_okay=False)]
+DatabaseUrl = Annotated[
+    str | None,
+    typer.Option(
+        "--database-url",
+        help="A real Postgres whose user may create databases, instead of the embedded one.",
+        show_default="embedded",
+    ),
+]
+SqsEndpoint = Annotated[
+    str | None,
+    typer.Option(
+        "--sqs-endpoint",
+        help="A real SQS endpoint such as ElasticMQ, instead of the embedded one.",
+        show_default="embedded",
+    ),
+]
+Json = Annotated[bool, typer.Option("--json", help="Print JSON for scripts.")]
+
+
+def run(work: Coroutine[Any, Any, T]) -> T:
+    """Run a command's work; what a user can mend is an error message and exit code 2."""
+    try:
+        return asyncio.run(work)
+    except (OnceproofError, BackendError, RunFolderError, ValueError) as error:
+        errors.print(f"[red]error:[/] {error}", highlight=False, soft_wrap=True)
+        raise typer.Exit(Exit.USAGE) from error
+    except KeyboardInterrupt:
+        errors.print("stopped; services, databases and queues of the run are removed")
+        raise typer.Exit(130) from None

@@ -1,0 +1,156 @@
+"""Wait until nothing is on its way any more. A verdict before that would call late orders lost.
+
+Quiet means: the queue is empty, the outbox is empty, no fault is being carried out, and the ledgers
+did not change over two windows in a row, each longer than the visibility timeout, because what a dead
+consumer held is seen by nobody until that has passed.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Final
+
+import asyncpg
+
+from onceproof.brokers.dead_letter import REASON
+from onceproof.brokers.sqs import SqsBroker
+from onceproof.errors import BrokerUnavailableError
+from onceproof_chaos.environment import Stage, asyncpg_url
+
+_POLL_S: Final = 0.25
+_QUIET_WINDOWS: Final = 2
+_DLQ_VISIBILITY_S: Final = 600.0
+
+_PIPELINE: Final = """
+    SELECT (SELECT count(*) FROM onceproof.outbox WHERE published_at IS NULL) AS pending,
+           (SELECT count(*) FROM charges) AS charges,
+           (SELECT count(*) FROM orders) AS orders
+"""
+_PROVIDER: Final = "SELECT count(*) FROM captures"
+
+
+@dataclass(frozen=True, slots=True)
+class Level:
+    """How much is still on its way, and what the ledgers hold."""
+
+    queued: int
+    pending: int
+    orders: int
+    charges: int
+    captures: int
+
+    @property
+    def empty(self) -> bool:
+        """Whether nothing is on its way."""
+        return self.queued == 0 and self.pending == 0
+
+
+class Drain:
+    """Watches a stage until it is quiet.
+
+    Args:
+        stage: what to watch.
+        broker: client for the queue.
+        window_s: seconds without change that make one quiet window.
+    """
+
+    def __init__(self, stage: Stage, broker: SqsBroker, *, window_s: float) -> None:
+        self._stage = stage
+        self._subscriber = broker.subscriber(stage.queue)
+        self._dead_letters = broker.subscriber(stage.dead_letter_queue)
+        self._window_s = window_s
+
+    async def until_quiet(
+        self,
+        *,
+        timeout_s: float,
+        idle: Callable[[], bool],
+        enough: Callable[[], bool] = lambda: False,
+    ) -> str | None:
+        """Wait until all is quiet, or `enough` says that waiting is no longer needed.
+
+        Args:
+            timeout_s: seconds at most.
+            idle: whether no fault is being carried out.
+            enough: ends the wait early.
+
+        Returns:
+            None when quiet, else what was still going on.
+        """
+        deadline = time.monotonic() + timeout_s
+        pipeline = await asyncpg.connect(asyncpg_url(self._stage.database_url))
+        provider = await asyncpg.connect(asyncpg_url(self._stage.provider_database_url))
+        try:
+            previous: Level | None = None
+            quiet_since = time.monotonic()
+            while not enough():
+                level = await self._level(pipeline, provider)
+                now = time.monotonic()
+                if level != previous or not level.empty or not idle():
+                    previous, quiet_since = level, now
+                elif now - quiet_since >= self._window_s * _QUIET_WINDOWS:
+                    return None
+                if now > deadline:
+                    return (
+                        f"not quiet after {timeout_s:.0f} s: {level.queued} messages in the queue, "
+                        f"{level.pending} rows in the outbox, "
+                        f"{'no' if idle() else 'a'} fault in progress"
+                    )
+                await asyncio.sleep(_POLL_S)
+            return None
+        finally:
+            await pipeline.close()
+            await provider.close()
+
+    async def dead_letters(self) -> list[dict[str, Any]]:
+        """What is in the DLQ; the messages stay there."""
+        rows = []
+        while messages := await self._dead_letters.receive(
+            max_messages=10, wait_s=0, visibility_s=_DLQ_VISIBILITY_S
+        ):
+            for message in messages:
+                order_id, event_id = _identity(message.body)
+                rows.append(
+                    {
+                        "message_id": message.message_id,
+                        "body": message.body.decode(errors="replace"),
+                        "attempt": message.attempt,
+                        "reason": message.attributes.get(REASON),
+                        "order_id": order_id,
+                        "event_id": event_id,
+                    }
+                )
+        return rows
+
+    async def _level(self, pipeline: asyncpg.Connection, provider: asyncpg.Connection) -> Level:
+        try:
+            queued = (await self._subscriber.depth()).total
+        except BrokerUnavailableError:
+            queued = -1  # unknown is not empty
+        row = await pipeline.fetchrow(_PIPELINE)
+        return Level(
+            queued=queued,
+            pending=row["pending"],
+            orders=row["orders"],
+            charges=row["charges"],
+            captures=await provider.fetchval(_PROVIDER),
+        )
+
+
+def _identity(body: bytes) -> tuple[str | None, str | None]:
+    """Order and event of a message, as far as its body says."""
+    try:
+        document = json.loads(body)
+    except ValueError:
+        return None, None
+    if not isinstance(document, dict):
+        return None, None
+    subject, event_id = document.get("subject"), document.get("id")
+    return (
+        subject if isinstance(subject, str) else None,
+        event_id if isinstance(event_id, str) else None,
+    )

@@ -1,0 +1,6 @@
+"""Postgres and SQS for a laptop without Docker, each a real server in a process of its own."""
+
+from onceproof_chaos.embedded.postgres import EmbeddedPostgres
+from onceproof_chaos.embedded.sqs_process import EmbeddedSqs
+
+__all__ = ["EmbeddedPostgres", "EmbeddedSqs"]

@@ -1,0 +1,201 @@
+"""Databases and queues for one run: embedded ones by default, real ones where URLs are given.
+
+Every run gets databases and queues of its own, so that no run can see what another left behind. On a
+real server they are created under a name that tells the run, and removed afterwards.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import tempfile
+from collections.abc import AsyncIterator, Mapping
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+import asyncpg
+from sqlalchemy.engine import make_url
+
+from onceproof.brokers.sqs import SqsBroker
+from onceproof.errors import ConfigurationError
+from onceproof.postgres import normalise_url, upgrade
+from onceproof_chaos.embedded import EmbeddedPostgres, EmbeddedSqs
+
+QUEUE_RETENTION_S: Final = 3600.0
+_ANY_CREDENTIALS: Final = {
+    "AWS_ACCESS_KEY_ID": "local",
+    "AWS_SECRET_ACCESS_KEY": "local",
+    "AWS_DEFAULT_REGION": "eu-central-1",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Servers:
+    """A Postgres server and an SQS endpoint.
+
+    Args:
+        database_url: of any database on the server; needs the right to create databases.
+        sqs_endpoint: URL of the SQS API; None is AWS itself.
+        aws: credentials and region for the services' environment.
+    """
+
+    database_url: str
+    sqs_endpoint: str | None
+    aws: Mapping[str, str]
+
+    @property
+    def region(self) -> str:
+        """AWS region."""
+        return self.aws.get("AWS_DEFAULT_REGION") or os.environ.get("AWS_DEFAULT_REGION", "")
+
+
+@dataclass(frozen=True, slots=True)
+class Stage:
+    """What one run works on. `postgres_version` is the server's own word."""
+
+    servers: Servers
+    database_url: str
+    provider_database_url: str
+    queue: str
+    dead_letter_queue: str
+    postgres_version: str
+
+
+@asynccontextmanager
+async def servers(
+    *, database_url: str | None = None, sqs_endpoint: str | None = None
+) -> AsyncIterator[Servers]:
+    """Start what is not given, and stop it at the end."""
+    async with AsyncExitStack() as stack:
+        directory = Path(
+            stack.enter_context(tempfile.TemporaryDirectory(prefix="onceproof-", dir=_short_tmp()))
+        )
+        # Under root, the embedded Postgres runs as another user, who must get in.
+        await asyncio.to_thread(directory.chmod, 0o755)
+        if database_url is None:
+            postgres = EmbeddedPostgres(directory / "pg")
+            await asyncio.to_thread(postgres.start)
+            stack.push_async_callback(asyncio.to_thread, postgres.stop)
+            database_url = postgres.url("postgres")
+        if sqs_endpoint is None:
+            sqs = EmbeddedSqs(directory / "sqs")
+            await asyncio.to_thread(sqs.start)
+            stack.push_async_callback(asyncio.to_thread, sqs.stop)
+            yield Servers(database_url, sqs.endpoint_url, sqs.environment)
+        else:
+            yield Servers(database_url, sqs_endpoint, _credentials())
+
+
+@asynccontextmanager
+async def stage(
+    where: Servers, name: str, *, visibility_s: float, max_receive_count: int
+) -> AsyncIterator[Stage]:
+    """Databases with their schema, and a queue with its DLQ; removed at the end.
+
+    Args:
+        where: the servers.
+        name: of the run; letters, digits and underscores.
+        visibility_s: visibility timeout of the queue in seconds.
+        max_receive_count: deliveries before a message goes to the DLQ.
+    """
+    pipeline, provider = f"onceproof_{name}", f"onceproof_{name}_provider"
+    queue, dead_letter = f"onceproof-{name}-orders", f"onceproof-{name}-orders-dlq"
+    async with AsyncExitStack() as stack:
+        version = await _create_databases(where.database_url, pipeline, provider)
+        stack.push_async_callback(_drop_databases, where.database_url, pipeline, provider)
+        await upgrade(
+            _with_database(where.database_url, pipeline), "onceproof", "producer", "consumer"
+        )
+        await upgrade(_with_database(where.database_url, provider), "provider")
+        async with connect(where) as broker:
+            await broker.ensure_queue(dead_letter, retention_s=QUEUE_RETENTION_S)
+            await broker.ensure_queue(
+                queue,
+                visibility_timeout_s=visibility_s,
+                retention_s=QUEUE_RETENTION_S,
+                max_receive_count=max_receive_count,
+                dead_letter=dead_letter,
+            )
+            stack.push_async_callback(_delete_queues, broker, queue, dead_letter)
+            try:
+                yield Stage(
+                    servers=where,
+                    database_url=_with_database(where.database_url, pipeline),
+                    provider_database_url=_with_database(where.database_url, provider),
+                    queue=queue,
+                    dead_letter_queue=dead_letter,
+                    postgres_version=version,
+                )
+            finally:
+                await stack.aclose()  # while the broker's client is still open
+
+
+@asynccontextmanager
+async def connect(where: Servers) -> AsyncIterator[SqsBroker]:
+    """A broker client with the credentials of these servers."""
+    async with SqsBroker.connect(
+        endpoint_url=where.sqs_endpoint,
+        region=where.region,
+        access_key_id=where.aws.get("AWS_ACCESS_KEY_ID"),
+        secret_access_key=where.aws.get("AWS_SECRET_ACCESS_KEY"),
+    ) as broker:
+        yield broker
+
+
+def asyncpg_url(url: str) -> str:
+    """A URL for asyncpg itself, which does not know SQLAlchemy's driver names."""
+    return normalise_url(url).set(drivername="postgresql").render_as_string(hide_password=False)
+
+
+def _with_database(url: str, database: str) -> str:
+    return make_url(url).set(database=database).render_as_string(hide_password=False)
+
+
+async def _create_databases(url: str, *names: str) -> str:
+    connection = await _admin(url)
+    try:
+        for name in names:
+            await connection.execute(f'CREATE DATABASE "{name}"')
+        return str(await connection.fetchval("SHOW server_version"))
+    except asyncpg.InsufficientPrivilegeError:
+        raise ConfigurationError(
+            "the database user may not create databases; every run needs databases of its own. "
+            "Grant it: ALTER ROLE ... CREATEDB"
+        ) from None
+    finally:
+        await connection.close()
+
+
+async def _drop_databases(url: str, *names: str) -> None:
+    connection = await _admin(url)
+    try:
+        for name in names:
+            await connection.execute(f'DROP DATABASE IF EXISTS "{name}" WITH (FORCE)')
+    finally:
+        await connection.close()
+
+
+async def _admin(url: str) -> asyncpg.Connection:
+    try:
+        return await asyncpg.connect(asyncpg_url(url), timeout=10)
+    except (OSError, asyncpg.PostgresError) as error:
+        raise ConfigurationError(f"the database cannot be reached: {error}") from error
+
+
+async def _delete_queues(broker: SqsBroker, *names: str) -> None:
+    for name in names:
+        await broker.delete_queue(name)
+
+
+def _credentials() -> dict[str, str]:
+    """Those of the environment; a local SQS server takes any, but a client must have some."""
+    if "AWS_ACCESS_KEY_ID" in os.environ or "AWS_PROFILE" in os.environ:
+        return {}
+    return dict(_ANY_CREDENTIALS)
+
+
+def _short_tmp() -> str | None:
+    """The path of a Unix socket has about 100 characters; macOS' temporary folder uses up most."""
+    return "/tmp" if Path("/tmp").is_dir() else None  # noqa: S108 - TemporaryDirectory makes it ours

@@ -1,0 +1,1 @@
+"""Charges each order once at the payment provider."""

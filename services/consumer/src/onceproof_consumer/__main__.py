@@ -1,0 +1,124 @@
+"""`onceproof-consumer`: charges each order once."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import sys
+
+import aiohttp
+from sqlalchemy.ext.asyncio import AsyncEngine, async_sessionmaker
+
+from onceproof.brokers.sqs import SqsBroker
+from onceproof.consumer import Consumer, ConsumerSettings
+from onceproof.errors import DatabaseUnavailableError, DedupWindowError
+from onceproof.inbox import check_dedup_window, delete_processed
+from onceproof.ports import QueueInfo
+from onceproof.postgres import check, create_engine
+from onceproof.service import Runtime, alongside, run_service, watch_database
+from onceproof_consumer.payment import Payments
+from onceproof_consumer.settings import ConsumerServiceSettings
+
+logger = logging.getLogger(__name__)
+
+
+def main() -> int:
+    """Run the consumer; the exit code."""
+    return run_service(ConsumerServiceSettings, consume)
+
+
+async def consume(runtime: Runtime[ConsumerServiceSettings]) -> None:
+    """Consume until asked to stop."""
+    settings = runtime.settings
+    engine = create_engine(
+        settings.database_url.get_secret_value(),
+        application_name="onceproof-consumer",
+        pool_size=settings.concurrency + 2,
+    )
+    try:
+        await runtime.until_ready("database", lambda: check(engine, "onceproof", "consumer"))
+        async with (
+            SqsBroker.connect(
+                endpoint_url=settings.sqs_endpoint_url, region=settings.sqs_region
+            ) as broker,
+            aiohttp.ClientSession() as http,
+        ):
+            subscriber = broker.subscriber(settings.queue)
+            queue = await runtime.until_ready("broker", subscriber.describe)
+            check_queue(queue, settings)
+            payments = Payments(
+                http,
+                settings.provider_url,
+                timeout_s=settings.provider_timeout_s,
+                idempotency_key=settings.fixes.idempotency_key,
+            )
+            consumer = Consumer(
+                subscriber,
+                async_sessionmaker(engine, expire_on_commit=False),
+                payments.handle,
+                settings=consumer_settings(settings),
+                on_health=runtime.watch,
+            )
+            async with alongside(
+                _clean_up(engine, settings), watch_database(engine, runtime.health)
+            ):
+                await consumer.run(runtime.stop)
+    finally:
+        await engine.dispose()
+
+
+def consumer_settings(settings: ConsumerServiceSettings) -> ConsumerSettings:
+    """The library's settings from the service's."""
+    return ConsumerSettings(
+        name=settings.consumer_name,
+        concurrency=settings.concurrency,
+        prefetch=settings.prefetch,
+        wait_s=settings.wait_s,
+        visibility_s=settings.visibility_s,
+        handler_timeout_s=settings.handler_timeout_s,
+        backoff_s=settings.backoff_s,
+        backoff_max_s=settings.backoff_max_s,
+        drain_timeout_s=settings.drain_timeout_s,
+        fixes=settings.fixes,
+    )
+
+
+def check_queue(queue: QueueInfo, settings: ConsumerServiceSettings) -> None:
+    """Refuse what loses or doubles money, and warn loudly about what only hurts.
+
+    Raises:
+        DedupWindowError: the inbox forgets while the queue can still deliver, and nobody said that
+            this is acceptable.
+    """
+    if queue.dead_letter is None:
+        logger.warning(
+            "queue %r has no DLQ: a message that cannot be processed comes again until its retention "
+            "ends and is lost then. Create a queue and set it as the redrive policy of %r.",
+            queue.name, queue.name,
+        )  # fmt: skip
+    if not settings.fixes.inbox:
+        return
+    try:
+        check_dedup_window(queue, settings.inbox_retention_s)
+    except DedupWindowError as error:
+        if not settings.allow_short_inbox:
+            raise
+        logger.warning("started although %s", error)
+
+
+async def _clean_up(engine: AsyncEngine, settings: ConsumerServiceSettings) -> None:
+    while True:
+        try:
+            deleted = await delete_processed(
+                engine, settings.consumer_name, older_than_s=settings.inbox_retention_s
+            )
+        except DatabaseUnavailableError as error:
+            logger.warning("inbox not cleaned up, trying again later: %s", error)
+        else:
+            if deleted:
+                logger.info("forgot %d events", deleted)
+        await asyncio.sleep(settings.inbox_cleanup_s)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

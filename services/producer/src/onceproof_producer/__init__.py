@@ -1,0 +1,1 @@
+"""The order API: one transaction for order, outbox row and stored response."""

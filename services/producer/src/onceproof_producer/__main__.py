@@ -1,0 +1,76 @@
+"""The producer as a process: settings, lifecycle, and the duties beside the API."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+from sqlalchemy.ext.asyncio import AsyncEngine
+
+from onceproof.outbox import Waker
+from onceproof.postgres import check, create_engine
+from onceproof.service import Runtime, alongside, run_service, watch_database
+from onceproof.service.asgi import serve
+from onceproof_producer.app import create_app
+from onceproof_producer.dual_write import DirectPublisher
+from onceproof_producer.expiry import expire_keys
+from onceproof_producer.orders import Orders
+from onceproof_producer.settings import ProducerSettings
+
+
+async def run(runtime: Runtime[ProducerSettings]) -> None:
+    """Serve orders until the runtime is told to stop."""
+    settings = runtime.settings
+    runtime.health.not_ready("http", "not serving yet")
+    engine = create_engine(
+        settings.database_url.get_secret_value(),
+        application_name=settings.service_name,
+        pool_size=settings.pool_size,
+    )
+    try:
+        await runtime.until_ready("database", lambda: check(engine, "onceproof", "producer"))
+        duties = (
+            watch_database(engine, runtime.health),
+            expire_keys(engine, settings.idempotency_retention_s, settings.idempotency_cleanup_s),
+        )
+        async with alongside(*duties), _orders(runtime, engine) as orders:
+            await serve(
+                create_app(orders, max_body_bytes=settings.max_body_bytes),
+                settings.http_host,
+                settings.http_port,
+                runtime.stop,
+                settings.drain_timeout_s,
+                on_bound=lambda _: runtime.health.ready("http"),
+            )
+    finally:
+        await engine.dispose()
+
+
+@asynccontextmanager
+async def _orders(runtime: Runtime[ProducerSettings], engine: AsyncEngine) -> AsyncIterator[Orders]:
+    settings = runtime.settings
+    if not settings.fixes.outbox:
+        # Only here: a producer with an outbox needs no broker, nor the memory of its client.
+        from onceproof.brokers.sqs import SqsBroker  # noqa: PLC0415
+
+        async with SqsBroker.connect(
+            endpoint_url=settings.sqs_endpoint_url, region=settings.sqs_region
+        ) as broker:
+            await runtime.until_ready("broker", broker.subscriber(settings.queue).describe)
+            yield Orders(engine, settings.queue, direct=DirectPublisher(broker, settings.queue))
+    elif settings.notify:
+        waker = Waker(engine)
+        async with alongside(waker.run()):
+            yield Orders(engine, settings.queue, wake=waker.wake)
+    else:
+        yield Orders(engine, settings.queue)
+
+
+def main() -> int:
+    """Run the service; its exit code."""
+    return run_service(ProducerSettings, run)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,1 @@
+"""The payment provider: a ledger of its own behind an Idempotency-Key."""

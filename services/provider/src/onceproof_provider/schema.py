@@ -1,0 +1,10 @@
+"""The provider's ledger, migrated as the component `provider` in a database of its own."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+
+def migrations() -> Path:
+    """The folder that Alembic reads; the entry point of the group `onceproof.schemas`."""
+    return Path(__file__).parent / "migrations"

@@ -1,0 +1,92 @@
+"""`onceproof-relay`: moves outbox rows to the broker."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import socket
+import sys
+
+from sqlalchemy.ext.asyncio import AsyncEngine
+
+from onceproof import metrics
+from onceproof.brokers.sqs import SqsBroker
+from onceproof.errors import DatabaseUnavailableError
+from onceproof.outbox import Listener, OutboxStore, Relay, RelaySettings, delete_published
+from onceproof.postgres import check, create_engine
+from onceproof.service import Runtime, alongside, run_service, watch_database
+from onceproof_relay.settings import RelayServiceSettings
+
+logger = logging.getLogger(__name__)
+
+GAUGE_INTERVAL_S = 5.0
+
+
+def main() -> int:
+    """Run the relay; the exit code."""
+    return run_service(RelayServiceSettings, relay)
+
+
+async def relay(runtime: Runtime[RelayServiceSettings]) -> None:
+    """Relay until asked to stop."""
+    settings = runtime.settings
+    engine = create_engine(
+        settings.database_url.get_secret_value(), application_name="onceproof-relay", pool_size=4
+    )
+    try:
+        await runtime.until_ready("database", lambda: check(engine, "onceproof"))
+        async with SqsBroker.connect(
+            endpoint_url=settings.sqs_endpoint_url, region=settings.sqs_region
+        ) as broker:
+            await runtime.until_ready("broker", broker.subscriber(settings.queue).describe)
+            store = OutboxStore(engine, relay=f"{socket.gethostname()}-{os.getpid()}")
+            wakeup = asyncio.Event()
+            async with alongside(
+                Listener(engine, wakeup).run(),
+                watch_database(engine, runtime.health),
+                _watch_backlog(store),
+                _clean_up(engine, settings),
+            ):
+                await Relay(
+                    store,
+                    broker,
+                    wakeup=wakeup,
+                    settings=RelaySettings(
+                        batch_size=settings.batch_size,
+                        lease_s=settings.lease_s,
+                        poll_s=settings.poll_s,
+                        backoff_s=settings.backoff_s,
+                        backoff_max_s=settings.backoff_max_s,
+                    ),
+                ).run(runtime.stop)
+    finally:
+        await engine.dispose()
+
+
+async def _watch_backlog(store: OutboxStore) -> None:
+    while True:
+        try:
+            pending, oldest_age_s = await store.pending()
+        except DatabaseUnavailableError as error:
+            logger.debug("backlog unknown: %s", error)
+        else:
+            metrics.outbox_pending.set(pending)
+            metrics.outbox_oldest_age.set(oldest_age_s)
+        await asyncio.sleep(GAUGE_INTERVAL_S)
+
+
+async def _clean_up(engine: AsyncEngine, settings: RelayServiceSettings) -> None:
+    while True:
+        try:
+            deleted = await delete_published(engine, older_than_s=settings.retention_s)
+        except DatabaseUnavailableError as error:
+            logger.warning("published rows not cleaned up, trying again later: %s", error)
+        else:
+            if deleted:
+                logger.info("deleted %d published rows", deleted)
+        await asyncio.sleep(settings.cleanup_s)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

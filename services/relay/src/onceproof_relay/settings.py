@@ -1,0 +1,27 @@
+"""What the relay can be told from outside, validated at start."""
+
+from __future__ import annotations
+
+from pydantic import Field
+
+from onceproof.service import ServiceSettings
+
+
+class RelayServiceSettings(ServiceSettings):
+    """Environment variables `ONCEPROOF_*`. Times in seconds."""
+
+    service_name: str = "relay"
+    sqs_endpoint_url: str | None = None
+    """Of an SQS-compatible server; None is AWS."""
+    sqs_region: str = "eu-central-1"
+    queue: str = Field(default="orders", min_length=1)
+    """Must exist at start; further destinations in the outbox are looked up when they occur."""
+    batch_size: int = Field(default=100, ge=1, le=10_000)
+    lease_s: float = Field(default=30.0, gt=0)
+    poll_s: float = Field(default=1.0, gt=0)
+    backoff_s: float = Field(default=0.5, gt=0)
+    backoff_max_s: float = Field(default=60.0, gt=0)
+    retention_s: float = Field(default=86400.0, ge=0)
+    """How long published rows are kept for questions."""
+    cleanup_s: float = Field(default=60.0, gt=0)
+    """Between two clean-ups of published rows."""

@@ -1,0 +1,1 @@
+"""Charge every order once, and prove it."""

@@ -1,0 +1,225 @@
+"""The consumer's life: receive, hand to workers, keep visibility, drain.
+
+    fetch -> queue -> workers -> Settler -> Acker
+               ^--- heartbeat extends whatever is in hand
+
+`capacity` messages are in hand at most, so memory and the damage of a crash are bounded.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Callable
+from typing import Any
+
+from sqlalchemy import text
+from sqlalchemy.ext.asyncio import AsyncSession, async_sessionmaker
+
+from onceproof import metrics
+from onceproof.consumer.acker import Acker
+from onceproof.consumer.gate import Gate
+from onceproof.consumer.handler import BatchHandler, Handler, Transaction
+from onceproof.consumer.heartbeat import heartbeat
+from onceproof.consumer.inflight import InFlight, InHand
+from onceproof.consumer.settings import ConsumerSettings
+from onceproof.consumer.settle import Settler
+from onceproof.errors import (
+    BrokerUnavailableError,
+    ConfigurationError,
+    MalformedEventError,
+    QueueNotFoundError,
+)
+from onceproof.events import Event
+from onceproof.ports import Delivery, Message, Subscriber
+from onceproof.postgres import translated
+from onceproof.telemetry import (
+    BATCH_COUNT,
+    DELIVERY_ATTEMPT,
+    EVENT_ID,
+    MESSAGE_ID,
+    SpanKind,
+    link_to,
+    messaging_span,
+)
+
+logger = logging.getLogger(__name__)
+
+HealthListener = Callable[[str, str | None], None]
+"""Told a dependency (`database`, `broker`) and why it is away, or None when it is back."""
+
+
+class Consumer:
+    """Runs a handler for each event of a queue, effectively once for effects in its session.
+
+    Args:
+        subscriber: the queue.
+        sessions: makes the session that a handler gets; its engine should have a lock timeout.
+        handle: `async def handle(session, delivery)`.
+        handle_batch: `async def handle_batch(session, deliveries)`, several in one transaction; when
+            that fails, its messages are tried one by one. Give one of the two, or both.
+        settings: how it works.
+        on_health: told when broker or database go away and come back.
+
+    Raises:
+        ConfigurationError: there is no handler.
+    """
+
+    def __init__(
+        self,
+        subscriber: Subscriber,
+        sessions: async_sessionmaker[AsyncSession],
+        handle: Handler | None = None,
+        *,
+        handle_batch: BatchHandler | None = None,
+        settings: ConsumerSettings,
+        on_health: HealthListener = lambda _dependency, _reason: None,
+    ) -> None:
+        if handle is None and handle_batch is None:
+            raise ConfigurationError("a consumer needs handle or handle_batch")
+        self._subscriber = subscriber
+        self._sessions = sessions
+        self._settings = settings
+        self._on_health = on_health
+        self._batch_size = settings.batch_size if handle_batch else 1
+        self._in_flight = InFlight(settings.concurrency * self._batch_size + settings.prefetch)
+        self._ready: asyncio.Queue[InHand] = asyncio.Queue()
+        self._gate = Gate(
+            self._probe,
+            interval_s=settings.unavailable_backoff_s,
+            on_change=lambda reason: on_health("database", reason),
+        )
+        self._acker = Acker(subscriber, linger_s=settings.ack_linger_s, system=settings.system)
+        self._settler = Settler(
+            subscriber,
+            Transaction(settings.name, sessions, handle, handle_batch, settings.fixes),
+            self._acker,
+            self._in_flight,
+            self._gate,
+            settings,
+        )
+
+    async def run(self, stop: asyncio.Event) -> None:
+        """Consume until `stop` is set, then drain: finish what is in work, give back the rest."""
+        settings = self._settings
+        background = [
+            asyncio.create_task(self._acker.run(), name="acker"),
+            asyncio.create_task(self._gate.run(), name="gate"),
+        ]
+        if settings.fixes.visibility_heartbeat:
+            beat = heartbeat(
+                self._subscriber,
+                self._in_flight,
+                visibility_s=settings.visibility_s,
+                interval_s=settings.heartbeat_interval_s,
+            )
+            background.append(asyncio.create_task(beat, name="heartbeat"))
+        workers = [
+            asyncio.create_task(self._work(), name=f"worker-{i}")
+            for i in range(settings.concurrency)
+        ]
+        fetcher = asyncio.create_task(self._fetch(), name="fetcher")
+        stopped = asyncio.create_task(stop.wait(), name="stop")
+        tasks = {stopped, fetcher, *workers, *background}
+        try:
+            done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+            await _cancel(fetcher)
+            await self._drain(workers)
+            for task in done - {stopped}:
+                task.result()  # a task that ends by itself is a bug: raise what ended it
+        finally:
+            await _cancel(*tasks)
+            await self._acker.flush()
+
+    async def _drain(self, workers: list[asyncio.Task[None]]) -> None:
+        while not self._ready.empty():
+            await self._settler.release(self._ready.get_nowait(), 0)
+            self._ready.task_done()
+        try:
+            async with asyncio.timeout(self._settings.drain_timeout_s):
+                await self._ready.join()
+        except TimeoutError:
+            logger.warning("%d messages still in work after the drain", len(self._in_flight))
+        await _cancel(*workers)
+
+    async def _fetch(self) -> None:
+        settings = self._settings
+        while True:
+            await self._gate.passed()
+            room = await self._in_flight.room()
+            started = time.time_ns()
+            try:
+                messages = await self._subscriber.receive(
+                    max_messages=room, wait_s=settings.wait_s, visibility_s=settings.visibility_s
+                )
+            except (BrokerUnavailableError, QueueNotFoundError) as error:
+                logger.warning("broker away, trying again: %s", error)
+                self._on_health("broker", str(error))
+                await asyncio.sleep(settings.unavailable_backoff_s)
+                continue
+            self._on_health("broker", None)
+            if messages:
+                await self._take(messages, started)
+
+    async def _take(self, messages: list[Message], received_ns: int) -> None:
+        items = []
+        for message in messages:
+            if message.attempt > 1:
+                metrics.redeliveries.inc()
+            try:
+                event = Event.decode(message.body)
+            except MalformedEventError as error:
+                await self._settler.reject(message, str(error))
+                continue
+            by_event = self._settings.fixes.dedup_on_event_id
+            key = event.id if by_event else message.message_id
+            items.append(InHand(Delivery(event, message, key), message.visible_until))
+        links = [
+            link
+            for item in items
+            for link in link_to(
+                item.delivery.event.traceparent,
+                {
+                    MESSAGE_ID: item.message.message_id,
+                    EVENT_ID: item.delivery.event.id,
+                    DELIVERY_ATTEMPT: item.delivery.attempt,
+                },
+            )
+        ]
+        messaging_span(
+            self._settings.system,
+            "receive",
+            "receive",
+            self._subscriber.queue,
+            kind=SpanKind.CLIENT,
+            links=links,
+            attributes={BATCH_COUNT: len(messages)},
+            start_time_ns=received_ns,
+        ).end()
+        for item in items:
+            self._in_flight.add(item)
+            self._ready.put_nowait(item)
+
+    async def _work(self) -> None:
+        while True:
+            batch = [await self._ready.get()]
+            while len(batch) < self._batch_size and not self._ready.empty():
+                batch.append(self._ready.get_nowait())
+            try:
+                await self._gate.passed()
+                await self._settler.settle(batch)
+            finally:
+                for _ in batch:
+                    self._ready.task_done()
+
+    async def _probe(self) -> None:
+        with translated():
+            async with self._sessions() as session:
+                await session.execute(text("SELECT 1"))
+
+
+async def _cancel(*tasks: asyncio.Task[Any]) -> None:
+    for task in tasks:
+        task.cancel()
+    await asyncio.gather(*tasks, return_exceptions=True)

@@ -1,0 +1,144 @@
+"""One transaction: claim in the inbox, run the handler, commit. Effectively once is made here."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Sequence
+from enum import StrEnum
+
+from sqlalchemy.ext.asyncio import AsyncSession, async_sessionmaker
+
+from onceproof.crashpoints import (
+    CONSUMER_AFTER_CHARGE,
+    CONSUMER_AFTER_COMMIT,
+    CONSUMER_BEFORE_CHARGE,
+    crash_point,
+)
+from onceproof.errors import DatabaseUnavailableError, InjectedDropError, OutcomeUnknownError
+from onceproof.inbox import claim, claim_many
+from onceproof.ports import Delivery
+from onceproof.postgres import translated
+from onceproof.variants import Fixes
+
+Handler = Callable[[AsyncSession, Delivery], Awaitable[None]]
+"""`async def handle(session, delivery)`: effects go through `session`, which is committed for you."""
+
+BatchHandler = Callable[[AsyncSession, Sequence[Delivery]], Awaitable[None]]
+"""`async def handle_batch(session, deliveries)`: the same for several messages in one transaction."""
+
+
+class Outcome(StrEnum):
+    """How a delivery ended; the label of `onceproof_messages_processed_total`."""
+
+    PROCESSED = "processed"
+    DUPLICATE = "duplicate"
+    STALE = "stale"
+    RETRIED = "retried"
+    REJECTED = "rejected"
+    ACK_LOST = "ack_lost"
+
+    @property
+    def settled(self) -> bool:
+        """Whether the message is done and may be acked."""
+        return self in {Outcome.PROCESSED, Outcome.DUPLICATE}
+
+
+class Transaction:
+    """Runs handlers, each call in a database transaction of its own.
+
+    Args:
+        consumer: name under which events are claimed.
+        sessions: makes the handler's session.
+        handle: handler for one delivery.
+        handle_batch: handler for several; used for one as well when there is no `handle`.
+        fixes: without `inbox` nothing is claimed, which is what the naive variant shows.
+    """
+
+    def __init__(
+        self,
+        consumer: str,
+        sessions: async_sessionmaker[AsyncSession],
+        handle: Handler | None,
+        handle_batch: BatchHandler | None,
+        fixes: Fixes,
+    ) -> None:
+        self._consumer = consumer
+        self._sessions = sessions
+        self._handle = handle
+        self._handle_batch = handle_batch
+        self._fixes = fixes
+
+    async def run(self, deliveries: Sequence[Delivery]) -> list[Outcome]:
+        """Process deliveries together; one outcome for each, in order.
+
+        Raises:
+            DatabaseUnavailableError: nothing is known to have happened.
+            OutcomeUnknownError: the reply to the COMMIT was lost; the redelivery decides.
+            Exception: whatever the handler raised; the transaction was rolled back.
+        """
+        for delivery in deliveries:
+            _pass(CONSUMER_BEFORE_CHARGE, delivery)
+        async with self._sessions() as session:
+            with translated():
+                # Connect here, where a refused connection can only be the database's.
+                await session.connection()
+                fresh = await self._claim(session, deliveries)
+            if not fresh:
+                await session.rollback()
+                return [Outcome.DUPLICATE] * len(deliveries)
+            with translated(statements_only=True):
+                await self._effect(session, fresh)
+            for delivery in fresh:
+                _pass(CONSUMER_AFTER_CHARGE, delivery)
+            await self._commit(session)
+            # No await between the commit and its crash point, or the moment would have passed.
+            lost = [delivery for delivery in fresh if not _ack_survives(delivery)]
+        return [_outcome(delivery, fresh, lost) for delivery in deliveries]
+
+    async def _claim(self, session: AsyncSession, deliveries: Sequence[Delivery]) -> list[Delivery]:
+        if not self._fixes.inbox:
+            return list(deliveries)
+        if len(deliveries) == 1:
+            claimed = await claim(session, self._consumer, deliveries[0].dedup_key)
+            return list(deliveries) if claimed else []
+        keys = await claim_many(session, self._consumer, (d.dedup_key for d in deliveries))
+        fresh: dict[str, Delivery] = {}
+        for delivery in deliveries:  # a relay may have sent the same event twice into one batch
+            if delivery.dedup_key in keys:
+                fresh.setdefault(delivery.dedup_key, delivery)
+        return list(fresh.values())
+
+    async def _effect(self, session: AsyncSession, fresh: Sequence[Delivery]) -> None:
+        if self._handle_batch is not None and (len(fresh) > 1 or self._handle is None):
+            await self._handle_batch(session, fresh)
+            return
+        assert self._handle is not None  # noqa: S101 - the consumer's constructor checks it
+        for delivery in fresh:
+            await self._handle(session, delivery)
+
+    async def _commit(self, session: AsyncSession) -> None:
+        try:
+            with translated():
+                await session.commit()
+        except DatabaseUnavailableError as error:
+            raise OutcomeUnknownError(f"reply to the COMMIT lost: {error}") from error
+
+
+def _pass(point: str, delivery: Delivery) -> None:
+    event = delivery.event
+    crash_point(point, event.key or event.id, delivery.attempt, event.id)
+
+
+def _ack_survives(delivery: Delivery) -> bool:
+    try:
+        _pass(CONSUMER_AFTER_COMMIT, delivery)
+    except InjectedDropError:
+        return False
+    return True
+
+
+def _outcome(delivery: Delivery, fresh: list[Delivery], lost: list[Delivery]) -> Outcome:
+    if any(delivery is one for one in lost):
+        return Outcome.ACK_LOST
+    if any(delivery is one for one in fresh):
+        return Outcome.PROCESSED
+    return Outcome.DUPLICATE

@@ -1,0 +1,203 @@
+"""Decide what happens to each delivery: run it, and ack, release, or reject it by how it ended."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import random
+import time
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from typing import Final
+
+from opentelemetry import trace
+from opentelemetry.trace import Span, Status, StatusCode
+
+from onceproof import metrics
+from onceproof.consumer.acker import Ack, Acker
+from onceproof.consumer.gate import Gate
+from onceproof.consumer.handler import Outcome, Transaction
+from onceproof.consumer.inflight import InFlight, InHand
+from onceproof.consumer.settings import ConsumerSettings
+from onceproof.errors import (
+    BrokerUnavailableError,
+    ConfigurationError,
+    DatabaseUnavailableError,
+    PermanentError,
+    TransientError,
+)
+from onceproof.ports import Message, Subscriber
+from onceproof.telemetry import (
+    DEDUP_HIT,
+    DELIVERY_ATTEMPT,
+    EVENT_ID,
+    MESSAGE_ID,
+    ORDER_ID,
+    OUTCOME,
+    SpanKind,
+    link_to,
+    messaging_span,
+)
+
+logger = logging.getLogger(__name__)
+
+_MAX_VISIBILITY_S: Final = 43200.0
+
+
+class Settler:
+    """Takes deliveries in hand through their transaction to their end.
+
+    Args:
+        subscriber: where they came from.
+        transaction: runs the handlers.
+        acker: takes what is done.
+        in_flight: the messages in hand; each is removed when it is settled.
+        gate: closed when the database turns out to be away.
+        settings: of the consumer.
+        rng: source of the jitter.
+    """
+
+    def __init__(
+        self,
+        subscriber: Subscriber,
+        transaction: Transaction,
+        acker: Acker,
+        in_flight: InFlight,
+        gate: Gate,
+        settings: ConsumerSettings,
+        rng: random.Random | None = None,
+    ) -> None:
+        self._subscriber = subscriber
+        self._transaction = transaction
+        self._acker = acker
+        self._in_flight = in_flight
+        self._gate = gate
+        self._settings = settings
+        self._rng = rng or random.Random()  # noqa: S311 - jitter, not cryptography
+
+    async def settle(self, items: Sequence[InHand]) -> None:
+        """Process deliveries in one transaction; one by one when together they fail."""
+        ours = [item for item in items if not self._drop_lapsed(item)]
+        if not ours:
+            return
+        if len(ours) > 1 and await self._attempt(ours, last_resort=False):
+            return
+        for item in ours:
+            if len(ours) == 1 or not self._drop_lapsed(item):
+                await self._attempt([item], last_resort=True)
+
+    async def release(self, item: InHand, delay_s: float) -> None:
+        """Give a message back, to be delivered again after `delay_s` seconds."""
+        self._in_flight.remove(item)
+        if not item.lapsed:
+            await self._subscriber.extend([item.message], min(delay_s, _MAX_VISIBILITY_S))
+
+    async def reject(self, message: Message, reason: str) -> None:
+        """Move a message to the DLQ with its reason; where that fails it comes again by itself."""
+        metrics.messages_processed.labels(Outcome.REJECTED).inc()
+        logger.error("message %s goes to the DLQ: %s", message.message_id, reason)
+        try:
+            await self._subscriber.reject(message, reason)
+        except (BrokerUnavailableError, ConfigurationError) as error:
+            logger.error("message %s stays in the queue: %s", message.message_id, error)  # noqa: TRY400
+
+    def _drop_lapsed(self, item: InHand) -> bool:
+        """Whether the message lapsed while it waited: somebody else has it, so it is let go."""
+        if not (self._settings.fixes.visibility_heartbeat and item.lapsed):
+            return False
+        self._in_flight.remove(item)
+        metrics.messages_processed.labels(Outcome.STALE).inc()
+        return True
+
+    async def _attempt(self, items: Sequence[InHand], *, last_resort: bool) -> bool:
+        spans = [self._start_span(item) for item in items]
+        started = time.monotonic()
+        try:
+            with trace.use_span(spans[0], end_on_exit=False):
+                async with asyncio.timeout(self._settings.handler_timeout_s):
+                    outcomes = await self._transaction.run([item.delivery for item in items])
+        except Exception as error:  # noqa: BLE001 - a handler may raise anything; all of it is settled here
+            for span in spans:
+                span.record_exception(error)
+                span.set_status(Status(StatusCode.ERROR, type(error).__name__))
+            if not last_resort and not isinstance(error, DatabaseUnavailableError):
+                _end(spans, Outcome.RETRIED)
+                logger.warning(
+                    "batch of %d failed, its messages are tried one by one: %s", len(items), error
+                )
+                return False
+            outcome = Outcome.REJECTED if isinstance(error, PermanentError) else Outcome.RETRIED
+            _end(spans, outcome)
+            for item in items:
+                await self._failed(item, error)
+            return True
+        except BaseException:
+            _end(spans, Outcome.RETRIED)
+            raise
+        seconds = time.monotonic() - started
+        for item, span, outcome in zip(items, spans, outcomes, strict=True):
+            self._done(item, span, outcome, seconds)
+        return True
+
+    def _done(self, item: InHand, span: Span, outcome: Outcome, seconds: float) -> None:
+        metrics.messages_processed.labels(outcome).inc()
+        if outcome is Outcome.DUPLICATE:
+            metrics.dedup_hits.inc()
+        else:
+            metrics.charge_seconds.observe(seconds)
+            age = datetime.now(UTC) - item.delivery.event.time
+            metrics.end_to_end_seconds.observe(max(age.total_seconds(), 0.0))
+        _end([span], outcome)
+        self._in_flight.remove(item)
+        if outcome.settled:
+            self._acker.add(Ack(item, span.get_span_context()))
+
+    async def _failed(self, item: InHand, error: Exception) -> None:
+        if isinstance(error, PermanentError):
+            self._in_flight.remove(item)
+            await self.reject(item.message, str(error) or type(error).__name__)
+            return
+        metrics.messages_processed.labels(Outcome.RETRIED).inc()
+        if isinstance(error, DatabaseUnavailableError):
+            self._gate.close(str(error))
+        delay_s = self._backoff_s(item.delivery.attempt, error)
+        expected = isinstance(error, TransientError | TimeoutError)
+        logger.warning(
+            "event %s failed at attempt %d, again in %.1f s: %s",
+            item.delivery.event.id, item.delivery.attempt, delay_s, str(error) or type(error).__name__,
+            exc_info=None if expected else error,
+        )  # fmt: skip
+        await self.release(item, delay_s)
+
+    def _backoff_s(self, attempt: int, error: Exception) -> float:
+        wished = error.retry_after_s if isinstance(error, TransientError) else None
+        if wished is not None:
+            return wished * self._rng.uniform(1.0, 1.2)
+        settings = self._settings
+        ceiling = min(settings.backoff_max_s, settings.backoff_s * 2 ** min(attempt - 1, 30))
+        return self._rng.uniform(ceiling / 2, ceiling)
+
+    def _start_span(self, item: InHand) -> Span:
+        delivery = item.delivery
+        attributes: dict[str, str | int] = {
+            EVENT_ID: delivery.event.id,
+            ORDER_ID: delivery.event.key or "",
+            MESSAGE_ID: delivery.message.message_id,
+            DELIVERY_ATTEMPT: delivery.attempt,
+        }
+        return messaging_span(
+            self._settings.system,
+            "process",
+            "process",
+            self._subscriber.queue,
+            kind=SpanKind.CONSUMER,
+            parent=delivery.event.traceparent,
+            links=link_to(delivery.event.traceparent),
+            attributes=attributes,
+        )
+
+
+def _end(spans: Sequence[Span], outcome: Outcome) -> None:
+    for span in spans:
+        span.set_attributes({OUTCOME: outcome.value, DEDUP_HIT: outcome is Outcome.DUPLICATE})
+        span.end()

@@ -1,0 +1,73 @@
+"""Which driver errors mean that the database is away, as opposed to that a statement was wrong."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Final, NoReturn
+
+import asyncpg
+from sqlalchemy.exc import DBAPIError, InterfaceError
+from sqlalchemy.exc import TimeoutError as PoolTimeoutError
+
+from onceproof.errors import DatabaseUnavailableError, TransientError
+
+# Class 08: connection exception. 57P01..57P03: shut down, crashed, starting up. 53: no resources,
+# of which 53300 is too many connections. 25P03: our idle transaction was ended.
+_UNAVAILABLE_CLASSES: Final = ("08", "53")
+_UNAVAILABLE_STATES: Final = frozenset({"57P01", "57P02", "57P03", "25P03"})
+
+
+def is_connection_failure(error: BaseException) -> bool:
+    """Whether the database is away, not the statement wrong."""
+    if isinstance(error, DBAPIError):
+        if error.connection_invalidated or isinstance(error, InterfaceError):
+            return True
+        error = _driver_error(error)
+    state = getattr(error, "sqlstate", None)
+    if isinstance(state, str):
+        return state in _UNAVAILABLE_STATES or state.startswith(_UNAVAILABLE_CLASSES)
+    return isinstance(
+        error,
+        OSError | TimeoutError | PoolTimeoutError | asyncpg.InterfaceError,
+    )
+
+
+def is_retryable(error: BaseException) -> bool:
+    """Whether the database was there but this transaction lost: deadlock, lock or statement timeout."""
+    state = getattr(_driver_error(error), "sqlstate", None)
+    return isinstance(state, str) and (state.startswith("40") or state in {"55P03", "57014"})
+
+
+@contextmanager
+def translated(*, statements_only: bool = False) -> Iterator[None]:
+    """Turn a lost connection into `DatabaseUnavailableError` and a lost race into `TransientError`.
+
+    Args:
+        statements_only: translate only what came from a statement on an open connection. For code
+            that talks to other systems too, whose network errors must not be taken for ours.
+    """
+    try:
+        yield
+    except DBAPIError as error:
+        _raise_translated(error)
+    except (PoolTimeoutError, OSError, asyncpg.PostgresError, asyncpg.InterfaceError) as error:
+        if statements_only:
+            raise
+        _raise_translated(error)
+
+
+def _raise_translated(error: Exception) -> NoReturn:
+    driver_error = _driver_error(error)
+    reason = (str(driver_error).splitlines() or [type(driver_error).__name__])[0]
+    if is_connection_failure(error):
+        raise DatabaseUnavailableError(f"database unavailable: {reason}") from error
+    if is_retryable(error):
+        raise TransientError(f"transaction not possible now: {reason}") from error
+    raise error
+
+
+def _driver_error(error: BaseException) -> BaseException:
+    if isinstance(error, DBAPIError) and error.orig is not None:
+        return error.orig.__cause__ or error.orig
+    return error
