@@ -48,8 +48,9 @@ async def status_becomes(client: aiohttp.ClientSession, url: str, status: int) -
         while True:
             try:
                 async with client.get(url) as response:
+                    text = await response.text()
                     if response.status == status:
-                        return await response.text()
+                        return text
             except aiohttp.ClientConnectionError:
                 pass
             await asyncio.sleep(0.05)

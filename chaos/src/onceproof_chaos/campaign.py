@@ -136,16 +136,28 @@ class Progress(Protocol):
 
 
 async def run_campaign(
-    settings: CampaignSettings, where: Servers, root: Path, progress: Progress
+    settings: CampaignSettings,
+    where: Servers,
+    root: Path,
+    progress: Progress,
+    *,
+    plan: Plan | None = None,
 ) -> tuple[RunFolder, Verdict]:
     """Run once, and judge it from the run folder.
+
+    Args:
+        settings: of the run.
+        where: Postgres and SQS.
+        root: folder that gets the run folder.
+        progress: told how it gets on.
+        plan: the faults, where they are not those of `settings`.
 
     Raises:
         BackendError: a service did not start.
         ConfigurationError: servers cannot be used.
         ValueError: the faults do not fit into the workload.
     """
-    plan = settings.plan()
+    plan = plan or settings.plan()
     run = RunFolder.create(root, settings.variant, settings.seed)
     run.write_plan(plan)
     began = time.time()

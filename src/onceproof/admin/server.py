@@ -7,6 +7,7 @@ process has no running loop to serve from.
 from __future__ import annotations
 
 import json
+import logging
 import threading
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -19,6 +20,8 @@ from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 
 import onceproof.metrics  # noqa: F401 - a process shows all metrics, also those that it never counts
 from onceproof.crashpoints import Armed, CrashPoints, crash_points
+
+logger = logging.getLogger(__name__)
 
 MAX_WAIT_S: Final = 60.0
 MAX_BODY_BYTES: Final = 1024 * 1024
@@ -80,8 +83,7 @@ class AdminServer:
         class Handler(_Handler):
             routing = routes
 
-        self._server = ThreadingHTTPServer((host, port), Handler)
-        self._server.daemon_threads = True
+        self._server = _Server((host, port), Handler)
         self._thread: threading.Thread | None = None
 
     @property
@@ -103,6 +105,14 @@ class AdminServer:
             self._thread.join()
             self._thread = None
         self._server.server_close()
+
+
+class _Server(ThreadingHTTPServer):
+    daemon_threads = True
+
+    def handle_error(self, request: Any, client_address: Any) -> None:  # noqa: ANN401 - the base's
+        """A client that hung up is no error of ours; the base class prints a traceback."""
+        logger.debug("admin request from %s failed", client_address, exc_info=True)
 
 
 @dataclass(frozen=True, slots=True)

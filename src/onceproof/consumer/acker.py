@@ -65,6 +65,14 @@ class Acker:
         self._full.clear()
         if not batch:
             return
+        try:
+            await self._send(batch)
+        except asyncio.CancelledError:
+            # At a stop `run` is cancelled in the middle; the last `flush` asks again.
+            self._waiting = batch + self._waiting
+            raise
+
+    async def _send(self, batch: list[Ack]) -> None:
         late = sum(ack.item.lapsed for ack in batch)
         with messaging_span(
             self._system,

@@ -9,10 +9,11 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import time
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Final
 
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncSession, async_sessionmaker
@@ -28,6 +29,7 @@ from onceproof.consumer.settle import Settler
 from onceproof.errors import (
     BrokerUnavailableError,
     ConfigurationError,
+    DatabaseUnavailableError,
     MalformedEventError,
     QueueNotFoundError,
 )
@@ -48,6 +50,12 @@ logger = logging.getLogger(__name__)
 
 HealthListener = Callable[[str, str | None], None]
 """Told a dependency (`database`, `broker`) and why it is away, or None when it is back."""
+
+_AT_ONCE_S: Final = 0.05
+_EMPTY_PAUSE_S: Final = 0.1
+_LAST_CALL_S: Final = 5.0
+"""For a last request to a broker that may be away."""
+_PROBE_TIMEOUT_S: Final = 5.0
 
 
 class Consumer:
@@ -85,6 +93,8 @@ class Consumer:
         self._batch_size = settings.batch_size if handle_batch else 1
         self._in_flight = InFlight(settings.concurrency * self._batch_size + settings.prefetch)
         self._ready: asyncio.Queue[InHand] = asyncio.Queue()
+        self._working = 0
+        self._idle = asyncio.Event()
         self._gate = Gate(
             self._probe,
             interval_s=settings.unavailable_backoff_s,
@@ -130,18 +140,31 @@ class Consumer:
                 task.result()  # a task that ends by itself is a bug: raise what ended it
         finally:
             await _cancel(*tasks)
-            await self._acker.flush()
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(_LAST_CALL_S):
+                    await self._acker.flush()
 
     async def _drain(self, workers: list[asyncio.Task[None]]) -> None:
+        """Give back what waits, finish what is in work, and give back what did not finish in time."""
+        # Emptied before the first await, or the workers would go on taking from it.
+        waiting = []
         while not self._ready.empty():
-            await self._settler.release(self._ready.get_nowait(), 0)
-            self._ready.task_done()
+            waiting.append(self._ready.get_nowait())
         try:
             async with asyncio.timeout(self._settings.drain_timeout_s):
-                await self._ready.join()
+                await asyncio.gather(self._settler.release(waiting, 0), self._finished())
         except TimeoutError:
             logger.warning("%d messages still in work after the drain", len(self._in_flight))
         await _cancel(*workers)
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(_LAST_CALL_S):
+                await self._settler.release(list(self._in_flight), 0)
+
+    async def _finished(self) -> None:
+        """Wait for the handlers at work; not for messages held at the gate, which did not start."""
+        while self._working:
+            self._idle.clear()
+            await self._idle.wait()
 
     async def _fetch(self) -> None:
         settings = self._settings
@@ -161,16 +184,20 @@ class Consumer:
             self._on_health("broker", None)
             if messages:
                 await self._take(messages, started)
+            elif time.time_ns() - started < _AT_ONCE_S * 1e9:
+                # No long poll, by choice or by a broker that has none, must not become a spin.
+                await asyncio.sleep(_EMPTY_PAUSE_S)
 
     async def _take(self, messages: list[Message], received_ns: int) -> None:
         items = []
+        malformed = []
         for message in messages:
             if message.attempt > 1:
                 metrics.redeliveries.inc()
             try:
                 event = Event.decode(message.body)
             except MalformedEventError as error:
-                await self._settler.reject(message, str(error))
+                malformed.append((message, str(error)))
                 continue
             by_event = self._settings.fixes.dedup_on_event_id
             key = event.id if by_event else message.message_id
@@ -200,23 +227,31 @@ class Consumer:
         for item in items:
             self._in_flight.add(item)
             self._ready.put_nowait(item)
+        # After the good ones are in hand: a stop that comes meanwhile must give them back.
+        for message, reason in malformed:
+            await self._settler.reject(message, reason)
 
     async def _work(self) -> None:
         while True:
             batch = [await self._ready.get()]
             while len(batch) < self._batch_size and not self._ready.empty():
                 batch.append(self._ready.get_nowait())
+            await self._gate.passed()
+            self._working += 1
             try:
-                await self._gate.passed()
                 await self._settler.settle(batch)
             finally:
-                for _ in batch:
-                    self._ready.task_done()
+                self._working -= 1
+                self._idle.set()
 
     async def _probe(self) -> None:
         with translated():
-            async with self._sessions() as session:
-                await session.execute(text("SELECT 1"))
+            async with asyncio.timeout(_PROBE_TIMEOUT_S), self._sessions() as session:
+                # A standby answers, but cannot record a claim until it is promoted.
+                if await session.scalar(
+                    text("SELECT current_setting('transaction_read_only')::bool")
+                ):
+                    raise DatabaseUnavailableError("the database is read-only")
 
 
 async def _cancel(*tasks: asyncio.Task[Any]) -> None:

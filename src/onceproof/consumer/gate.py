@@ -6,7 +6,7 @@ import asyncio
 import logging
 from collections.abc import Awaitable, Callable
 
-from onceproof.errors import DatabaseUnavailableError
+from onceproof.errors import TransientError
 
 logger = logging.getLogger(__name__)
 
@@ -15,7 +15,7 @@ class Gate:
     """Open while the database answers.
 
     Args:
-        probe: asks the database; raises `DatabaseUnavailableError` while it is away.
+        probe: asks the database; raises a `TransientError` while it is away.
         interval_s: seconds between probes while closed.
         on_change: told the reason when it closes and None when it opens; feeds `/readyz`.
     """
@@ -52,7 +52,7 @@ class Gate:
             await self._closed.wait()
             try:
                 await self._probe()
-            except DatabaseUnavailableError as error:
+            except TransientError as error:
                 self._on_change(str(error))
                 await asyncio.sleep(self._interval_s)
                 continue

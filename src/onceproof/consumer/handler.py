@@ -77,16 +77,20 @@ class Transaction:
         """
         for delivery in deliveries:
             _pass(CONSUMER_BEFORE_CHARGE, delivery)
+        # Around the session too: to close it is to roll back, on a connection that may be gone.
+        with translated(statements_only=True):
+            return await self._run(deliveries)
+
+    async def _run(self, deliveries: Sequence[Delivery]) -> list[Outcome]:
         async with self._sessions() as session:
             with translated():
                 # Connect here, where a refused connection can only be the database's.
                 await session.connection()
                 fresh = await self._claim(session, deliveries)
-            if not fresh:
-                await session.rollback()
-                return [Outcome.DUPLICATE] * len(deliveries)
-            with translated(statements_only=True):
-                await self._effect(session, fresh)
+                if not fresh:
+                    await session.rollback()
+                    return [Outcome.DUPLICATE] * len(deliveries)
+            await self._effect(session, fresh)
             for delivery in fresh:
                 _pass(CONSUMER_AFTER_CHARGE, delivery)
             await self._commit(session)

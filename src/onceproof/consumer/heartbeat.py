@@ -29,13 +29,13 @@ async def heartbeat(
 async def extend_due(
     subscriber: Subscriber, in_flight: InFlight, *, visibility_s: float, interval_s: float
 ) -> int:
-    """Extend messages received or extended more than half an interval ago; how many succeeded."""
+    """Extend messages received or extended more than half an interval ago; how many succeeded.
+
+    And those which would not see the next time but one, where the interval is most of the visibility.
+    """
     now = time.monotonic()
-    due = [
-        item
-        for item in in_flight
-        if not item.lapsed and item.visible_until - now < visibility_s - interval_s / 2
-    ]
+    enough_s = max(visibility_s - interval_s / 2, interval_s * 1.5)
+    due = [item for item in in_flight if not item.lapsed and item.visible_until - now < enough_s]
     if not due:
         return 0
     results = await subscriber.extend([item.message for item in due], visibility_s)

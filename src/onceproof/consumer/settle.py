@@ -86,11 +86,13 @@ class Settler:
             if len(ours) == 1 or not self._drop_lapsed(item):
                 await self._attempt([item], last_resort=True)
 
-    async def release(self, item: InHand, delay_s: float) -> None:
-        """Give a message back, to be delivered again after `delay_s` seconds."""
-        self._in_flight.remove(item)
-        if not item.lapsed:
-            await self._subscriber.extend([item.message], min(delay_s, _MAX_VISIBILITY_S))
+    async def release(self, items: Sequence[InHand], delay_s: float) -> None:
+        """Give messages back in one request, to be delivered again after `delay_s` seconds."""
+        for item in items:
+            self._in_flight.remove(item)
+        ours = [item.message for item in items if not item.lapsed]
+        if ours:
+            await self._subscriber.extend(ours, min(delay_s, _MAX_VISIBILITY_S))
 
     async def reject(self, message: Message, reason: str) -> None:
         """Move a message to the DLQ with its reason; where that fails it comes again by itself."""
@@ -167,7 +169,7 @@ class Settler:
             item.delivery.event.id, item.delivery.attempt, delay_s, str(error) or type(error).__name__,
             exc_info=None if expected else error,
         )  # fmt: skip
-        await self.release(item, delay_s)
+        await self.release([item], delay_s)
 
     def _backoff_s(self, attempt: int, error: Exception) -> float:
         wished = error.retry_after_s if isinstance(error, TransientError) else None

@@ -9,14 +9,17 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 
 from onceproof.postgres import translated
 
+# A CTE is run once. A subquery in IN may be run again for each row, and then the limit is none.
 _DELETE: Final = text("""
-    DELETE FROM onceproof.inbox WHERE (consumer, event_id) IN (
+    WITH old AS MATERIALIZED (
         SELECT consumer, event_id FROM onceproof.inbox
         WHERE consumer = :consumer
           AND processed_at < clock_timestamp() - make_interval(secs => :older_than_s)
         ORDER BY processed_at
         LIMIT :batch_size
         FOR UPDATE SKIP LOCKED)
+    DELETE FROM onceproof.inbox AS i USING old
+    WHERE i.consumer = old.consumer AND i.event_id = old.event_id
 """)
 
 

@@ -9,13 +9,15 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 
 from onceproof.postgres import translated
 
+# A CTE is run once. A subquery in IN may be run again for each row, and then the limit is none.
 _DELETE: Final = text("""
-    DELETE FROM onceproof.outbox WHERE id IN (
+    WITH old AS MATERIALIZED (
         SELECT id FROM onceproof.outbox
         WHERE published_at < clock_timestamp() - make_interval(secs => :older_than_s)
         ORDER BY published_at
         LIMIT :batch_size
         FOR UPDATE SKIP LOCKED)
+    DELETE FROM onceproof.outbox AS o USING old WHERE o.id = old.id
 """)
 
 

@@ -16,7 +16,7 @@ from typing import Final
 
 from onceproof import metrics
 from onceproof.crashpoints import RELAY_AFTER_PUBLISH, RELAY_BEFORE_PUBLISH, crash_point
-from onceproof.errors import DatabaseUnavailableError, InjectedDropError
+from onceproof.errors import InjectedDropError, TransientError
 from onceproof.outbox.store import OutboxRow, OutboxStore, RowResult
 from onceproof.ports import Outgoing, Publisher, SendResult
 from onceproof.telemetry import (
@@ -48,7 +48,8 @@ class RelaySettings:
             optimisation; this poll is what guarantees delivery.
         backoff_s: first delay of a failed row in seconds; it doubles with each attempt.
         backoff_max_s: longest delay of a failed row.
-        database_backoff_s: pause in seconds when the database is away.
+        database_backoff_s: pause in seconds when the database is away, or when not one row of a full
+            batch could be sent, which means that the broker is.
         system: `messaging.system` in spans.
     """
 
@@ -96,13 +97,16 @@ class Relay:
                 if stop.is_set():
                     break
                 try:
-                    sent = await self.run_once()
-                    pause_s = 0.0 if sent else self._settings.poll_s
-                except DatabaseUnavailableError as error:
+                    claimed, failed = await self._relay_batch()
+                except TransientError as error:
                     logger.warning("outbox not reachable, trying again: %s", error)
-                    pause_s = self._settings.database_backoff_s
-                if pause_s:
-                    await _wait(self._wakeup, pause_s * self._rng.uniform(0.8, 1.2))
+                    await self._pause(stop, self._settings.database_backoff_s)
+                    continue
+                if not claimed:
+                    await self._pause(self._wakeup, self._settings.poll_s)
+                elif failed == claimed >= self._settings.batch_size:
+                    # Without a pause a long backlog would be claimed and failed through in a spin.
+                    await self._pause(stop, self._settings.database_backoff_s)
         finally:
             stopper.cancel()
             await asyncio.gather(stopper, return_exceptions=True)
@@ -111,12 +115,17 @@ class Relay:
         """Claim, send and mark one batch; the number of rows claimed.
 
         Raises:
-            DatabaseUnavailableError: rows already sent stay claimed and are sent again.
+            TransientError: of the database; rows already sent stay claimed and are sent again.
         """
+        claimed, _ = await self._relay_batch()
+        return claimed
+
+    async def _relay_batch(self) -> tuple[int, int]:
+        """Rows claimed, and how many of them were not sent."""
         settings = self._settings
         rows = await self._store.claim(settings.batch_size, settings.lease_s)
         if not rows:
-            return 0
+            return 0, 0
         by_destination: dict[str, list[OutboxRow]] = defaultdict(list)
         for row in rows:
             by_destination[row.destination].append(row)
@@ -128,7 +137,10 @@ class Relay:
         failed = sum(result.error is not None for result in results)
         metrics.published.inc(len(results) - failed)
         metrics.publish_failures.inc(failed)
-        return len(rows)
+        return len(rows), failed
+
+    async def _pause(self, until: asyncio.Event, seconds: float) -> None:
+        await _wait(until, seconds * self._rng.uniform(0.8, 1.2))
 
     async def _publish(self, destination: str, rows: Sequence[OutboxRow]) -> list[RowResult]:
         dropped: dict[str, str] = {}
@@ -187,7 +199,9 @@ class Relay:
             "event %s not published at attempt %d, again in %.1f s: %s",
             row.id, row.attempts, delay_s, error,
         )  # fmt: skip
-        return RowResult(row, error=error[:_ERROR_CHARS], delay_s=delay_s)
+        # A broker's words may hold what Postgres text cannot: NUL, or half a surrogate pair.
+        storable = error.replace("\x00", " ").encode(errors="replace").decode()
+        return RowResult(row, error=storable[:_ERROR_CHARS], delay_s=delay_s)
 
     def _backoff_s(self, attempts: int) -> float:
         """Full jitter over an exponential ceiling: failed rows must not come back in one wave."""

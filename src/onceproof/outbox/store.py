@@ -19,7 +19,8 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 from onceproof.postgres import translated
 
 # A row with a key is claimed only as the head of its key: nothing older with that key is unpublished,
-# claimed by somebody else or not. So order per key holds across relays and across failures.
+# claimed by somebody else or not. So order per key holds across relays and across failures. Between
+# destinations there is no order to keep, and one that is broken must not hold up the others.
 _CLAIM: Final = text("""
     WITH picked AS (
         SELECT id FROM onceproof.outbox AS o
@@ -27,7 +28,8 @@ _CLAIM: Final = text("""
           AND available_at <= clock_timestamp()
           AND (key IS NULL OR NOT EXISTS (
                 SELECT FROM onceproof.outbox AS older
-                WHERE older.key = o.key AND older.seq < o.seq AND older.published_at IS NULL))
+                WHERE older.key = o.key AND older.destination = o.destination
+                  AND older.seq < o.seq AND older.published_at IS NULL))
         ORDER BY seq
         LIMIT :batch_size
         FOR UPDATE SKIP LOCKED
@@ -41,13 +43,14 @@ _CLAIM: Final = text("""
     RETURNING o.id, o.seq, o.destination, o.key, o.payload, o.traceparent, o.attempts, o.created_at
 """)
 
-# One statement for the whole batch. `published` is true whoever marks it: it was sent. A failure is
+# One statement for the whole batch. The last error stays when the row is sent at last: it explains the
+# attempts. `published` is true whoever marks it: it was sent. A failure is
 # only recorded by the claim that made it, lest a late loser take a row back from a newer claim.
 _MARK: Final = text("""
     UPDATE onceproof.outbox AS o
     SET published_at = CASE WHEN r.error IS NULL THEN clock_timestamp() END,
         message_id = r.message_id,
-        last_error = r.error,
+        last_error = coalesce(r.error, o.last_error),
         available_at = clock_timestamp() + make_interval(secs => r.delay_s)
     FROM unnest(
         CAST(:ids AS text[]), CAST(:attempts AS int[]), CAST(:message_ids AS text[]),
@@ -59,7 +62,8 @@ _MARK: Final = text("""
 _PENDING: Final = text("""
     SELECT count(*) AS pending,
            coalesce(extract(epoch FROM clock_timestamp() - min(created_at)), 0) AS oldest_age_s
-    FROM (SELECT created_at FROM onceproof.outbox WHERE published_at IS NULL LIMIT :cap) AS rows
+    FROM (SELECT created_at FROM onceproof.outbox
+          WHERE published_at IS NULL ORDER BY seq LIMIT :cap) AS rows
 """)
 
 PENDING_COUNT_CAP: Final = 100_000
@@ -95,6 +99,7 @@ class OutboxStore:
 
     Raises:
         DatabaseUnavailableError: from every method; nothing is known to have happened.
+        TransientError: from every method; a lock or the statement timeout was in the way.
     """
 
     def __init__(self, engine: AsyncEngine, *, relay: str) -> None:

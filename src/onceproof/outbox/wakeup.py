@@ -16,7 +16,7 @@ import asyncpg
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from onceproof.errors import DatabaseUnavailableError
+from onceproof.errors import TransientError
 from onceproof.postgres import translated
 
 logger = logging.getLogger(__name__)
@@ -51,7 +51,7 @@ class Waker:
                 with translated():
                     async with self._engine.begin() as connection:
                         await connection.execute(_NOTIFY, {"channel": CHANNEL})
-            except DatabaseUnavailableError as error:
+            except TransientError as error:
                 logger.debug("relay not woken, it will poll: %s", error)
             await asyncio.sleep(self._min_interval_s)
 
@@ -72,7 +72,7 @@ class Listener:
             try:
                 with translated():
                     await self._listen()
-            except DatabaseUnavailableError as error:
+            except TransientError as error:
                 logger.warning("wake-up connection lost, the relay polls meanwhile: %s", error)
             await asyncio.sleep(self._reconnect_s)
 
@@ -89,6 +89,8 @@ class Listener:
             finally:
                 with contextlib.suppress(asyncpg.InterfaceError, OSError):
                     await driver.remove_listener(CHANNEL, self._notified)
+            # Or the pool would hand the dead connection to whoever comes next.
+            await connection.invalidate()
             raise ConnectionResetError("the server closed the wake-up connection")
 
     def _notified(self, *_: object) -> None:

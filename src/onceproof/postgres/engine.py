@@ -6,11 +6,19 @@ timeout bounds the successor's wait, the idle-in-transaction timeout ends the zo
 
 from __future__ import annotations
 
+from typing import Final
+
 from sqlalchemy.engine import URL, make_url
 from sqlalchemy.exc import ArgumentError
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 
 from onceproof.errors import ConfigurationError
+
+_EXPECTED: Final = "expected postgresql://user:password@host:5432/name"
+_PARAMETERS: Final = frozenset(
+    {"host", "port", "user", "password", "database", "passfile", "ssl", "target_session_attrs"}
+)
+"""Of the URL's query string: what asyncpg's `connect` takes from text."""
 
 
 def normalise_url(url: str) -> URL:
@@ -22,15 +30,24 @@ def normalise_url(url: str) -> URL:
     """
     try:
         parsed = make_url(url)
-    except ArgumentError:
-        raise ConfigurationError(
-            "the database URL cannot be parsed; expected postgresql://user:password@host:5432/name"
-        ) from None
+    except (ArgumentError, ValueError):
+        raise ConfigurationError(f"the database URL cannot be parsed; {_EXPECTED}") from None
     if parsed.get_backend_name() not in {"postgresql", "postgres"}:
         raise ConfigurationError(
             f"the database URL is for {parsed.get_backend_name()!r}; only postgresql is supported"
         )
-    return parsed.set(drivername="postgresql+asyncpg")
+    if parsed.port is not None and not 0 < parsed.port < 65536:
+        raise ConfigurationError(f"the database URL has no valid port; {_EXPECTED}")
+    query = dict(parsed.query)
+    if "sslmode" in query:  # libpq's name, which every managed database's URL has
+        query["ssl"] = query.pop("sslmode")
+    unknown = sorted(set(query) - _PARAMETERS)
+    if unknown:
+        raise ConfigurationError(
+            f"the database URL has unknown parameters: {', '.join(unknown)}; "
+            f"known: sslmode, {', '.join(sorted(_PARAMETERS))}"
+        )
+    return parsed.set(drivername="postgresql+asyncpg", query=query)
 
 
 def create_engine(
@@ -71,5 +88,10 @@ def create_engine(
         max_overflow=0,
         pool_timeout=connect_timeout_s * 2,
         pool_pre_ping=False,
-        connect_args={"timeout": connect_timeout_s, "server_settings": settings},
+        connect_args={
+            "timeout": connect_timeout_s,
+            # The server's own timeout does not reach us when the network swallows its answer.
+            "command_timeout": statement_timeout_s + connect_timeout_s,
+            "server_settings": settings,
+        },
     )

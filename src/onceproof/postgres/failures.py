@@ -13,24 +13,33 @@ from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 from onceproof.errors import DatabaseUnavailableError, TransientError
 
 # Class 08: connection exception. 57P01..57P03: shut down, crashed, starting up. 53: no resources,
-# of which 53300 is too many connections. 25P03: our idle transaction was ended.
+# of which 53300 is too many connections. 25P03: our idle transaction was ended. 25006: the server is
+# read-only, as a standby is until a failover has promoted it.
 _UNAVAILABLE_CLASSES: Final = ("08", "53")
-_UNAVAILABLE_STATES: Final = frozenset({"57P01", "57P02", "57P03", "25P03"})
+_UNAVAILABLE_STATES: Final = frozenset({"57P01", "57P02", "57P03", "25P03", "25006"})
+# Ends the session whatever the state: a database that accepts no connections now, a role or database
+# that is not there yet, a password in rotation.
+_SESSION_ENDED: Final = frozenset({"FATAL", "PANIC"})
 
 
 def is_connection_failure(error: BaseException) -> bool:
     """Whether the database is away, not the statement wrong."""
     if isinstance(error, DBAPIError):
-        if error.connection_invalidated or isinstance(error, InterfaceError):
+        if error.connection_invalidated:
             return True
         error = _driver_error(error)
     state = getattr(error, "sqlstate", None)
     if isinstance(state, str):
-        return state in _UNAVAILABLE_STATES or state.startswith(_UNAVAILABLE_CLASSES)
-    return isinstance(
-        error,
-        OSError | TimeoutError | PoolTimeoutError | asyncpg.InterfaceError,
-    )
+        return (
+            getattr(error, "severity_en", None) in _SESSION_ENDED
+            or state in _UNAVAILABLE_STATES
+            or state.startswith(_UNAVAILABLE_CLASSES)
+        )
+    if isinstance(error, asyncpg.InterfaceError | InterfaceError):
+        # The driver's class for its own misuse as well, e.g. two statements at once: only the
+        # message tells.
+        return "closed" in str(error)
+    return isinstance(error, OSError | TimeoutError | PoolTimeoutError)
 
 
 def is_retryable(error: BaseException) -> bool:

@@ -21,6 +21,7 @@ import tenacity
 import uvloop
 from opentelemetry.sdk.trace import TracerProvider
 from pydantic import ValidationError
+from pydantic_settings import SettingsError
 
 from onceproof.admin import AdminServer, Health
 from onceproof.crashpoints import crash_points
@@ -34,6 +35,7 @@ logger = logging.getLogger(__name__)
 EX_CONFIG: Final = 78
 """Exit code for a configuration that cannot work (sysexits.h)."""
 _CHECK_TIMEOUT_S: Final = 10.0
+_STARTUP: Final = "startup"
 
 S = TypeVar("S", bound=ServiceSettings)
 T = TypeVar("T")
@@ -53,6 +55,7 @@ class Runtime(Generic[S]):
     def __init__(self, settings: S) -> None:
         self.settings = settings
         self.health = Health()
+        self.health.not_ready(_STARTUP, "nothing is checked yet")
         self.stop = asyncio.Event()
 
     async def until_ready(self, dependency: str, check: Callable[[], Awaitable[T]]) -> T:
@@ -63,6 +66,7 @@ class Runtime(Generic[S]):
             StopRequestedError: the process is to stop.
         """
         self.health.not_ready(dependency, "not checked yet")
+        self.health.ready(_STARTUP)
         retrying = tenacity.AsyncRetrying(
             retry=tenacity.retry_if_exception_type((TransientError, TimeoutError)),
             wait=tenacity.wait_exponential_jitter(initial=0.2, max=5.0),
@@ -111,22 +115,24 @@ def run_service(
         settings = load()
         configure_logging(settings.service_name, settings.log_level)
         crash_points.arm(settings.armed)
-    except (ValidationError, ConfigurationError) as error:
-        return _refuse(explain(error) if isinstance(error, ValidationError) else str(error))
+        provider = configure_tracing(
+            settings.service_name,
+            f"{socket.gethostname()}-{os.getpid()}",
+            spans_file=settings.spans_file,
+            otlp_endpoint=settings.otlp_endpoint,
+        )
+    except ValidationError as error:
+        return _refuse(explain(error))
+    except (SettingsError, ConfigurationError) as error:
+        return _refuse(str(error))
+    except OSError as error:
+        return _refuse(f"ONCEPROOF_SPANS_FILE cannot be opened: {error}")
     logger.info("starting with %s", json.dumps(settings.printable()))
-    provider = configure_tracing(
-        settings.service_name,
-        f"{socket.gethostname()}-{os.getpid()}",
-        spans_file=settings.spans_file,
-        otlp_endpoint=settings.otlp_endpoint,
-    )
     try:
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
             runner.run(_supervise(settings, main))
     except ConfigurationError as error:
         return _refuse(str(error))
-    except OSError as error:
-        return _refuse(f"the admin port cannot be opened: {error}")
     finally:
         _shut_down(provider)
     return 0
@@ -137,9 +143,15 @@ async def _supervise(settings: S, main: Callable[[Runtime[S]], Coroutine[Any, An
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, runtime.stop.set)
-    admin = AdminServer(
-        settings.admin_host, settings.admin_port, runtime.health, chaos=settings.chaos_enabled
-    )
+    try:
+        admin = AdminServer(
+            settings.admin_host, settings.admin_port, runtime.health, chaos=settings.chaos_enabled
+        )
+    except OSError as error:
+        raise ConfigurationError(
+            f"the admin port {settings.admin_port} cannot be opened: {error.strerror or error}; set "
+            "ONCEPROOF_ADMIN_HOST and ONCEPROOF_ADMIN_PORT"
+        ) from error
     admin.start()
     logger.info("admin port %d%s", admin.port, ", chaos on" if settings.chaos_enabled else "")
     try:

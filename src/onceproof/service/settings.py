@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from pydantic import Field, SecretStr, ValidationError, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 from sqlalchemy.engine import make_url
+from sqlalchemy.exc import ArgumentError
 
 from onceproof.crashpoints import Armed
 from onceproof.errors import ConfigurationError
 from onceproof.postgres import normalise_url
 from onceproof.variants import Fixes, parse_variant
+
+_HIDDEN: Final = "hidden"
+_SECRET: Final = re.compile("pass|secret|token|key|auth", re.IGNORECASE)
 
 
 class ServiceSettings(BaseSettings):
@@ -83,9 +88,20 @@ class ServiceSettings(BaseSettings):
     def printable(self) -> dict[str, Any]:
         """All settings as JSON types, without the password of any URL."""
         document = self.model_dump(mode="json")
-        url = make_url(self.database_url.get_secret_value())
-        document["database_url"] = url.render_as_string(hide_password=True)
+        document["database_url"] = _without_secrets(self.database_url.get_secret_value())
+        for name, value in document.items():
+            if isinstance(value, str) and "://" in value:
+                document[name] = _without_secrets(value)
         return document
+
+
+def _without_secrets(value: str) -> str:
+    try:
+        url = make_url(value)
+    except (ArgumentError, ValueError):
+        return _HIDDEN
+    hidden = dict.fromkeys((name for name in url.query if _SECRET.search(name)), _HIDDEN)
+    return url.update_query_dict(hidden).render_as_string(hide_password=True)
 
 
 def explain(error: ValidationError) -> str:

@@ -6,6 +6,7 @@ import typer
 
 from onceproof_chaos.cli.campaign import campaign_app
 from onceproof_chaos.cli.demo import demo
+from onceproof_chaos.cli.drill import drill
 from onceproof_chaos.cli.results import report, verify
 
 __all__ = ["register"]
@@ -14,6 +15,7 @@ __all__ = ["register"]
 def register(app: typer.Typer) -> None:
     """Add the commands; named by the entry point group `onceproof.commands`."""
     app.command("demo")(demo)
+    app.command("drill")(drill)
     app.add_typer(campaign_app, name="campaign")
     app.command("verify")(verify)
     app.command("report")(report)

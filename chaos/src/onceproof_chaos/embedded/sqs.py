@@ -1,7 +1,7 @@
 """An SQS server on this machine, made from moto, that a proof can rely on.
 
 moto's SQS is made for single-threaded tests. Three things would spoil a verdict, and are put right
-here, in front of it and without changing its code:
+in front of it (`sqs_wsgi`) and in subclasses of its model (`sqs_model`):
 
 - Its model has no lock: a delete rebuilds the list of messages while a send appends to it, and the
   sent message is gone. Here one lock is held for each request.
@@ -25,19 +25,11 @@ import sys
 import threading
 from pathlib import Path
 
-from moto.moto_server.werkzeug_app import (
-    DomainDispatcherApplication,
-    MotoRequestHandler,
-    create_backend_app,
-)
-from moto.sqs import models
+from moto.moto_server.werkzeug_app import MotoRequestHandler, create_backend_app
 from werkzeug.serving import make_server
 
+from onceproof_chaos.embedded.sqs_model import install
 from onceproof_chaos.embedded.sqs_wsgi import SerialisedSqs
-
-
-def _only_latest_handle(message: models.Message, receipt_handle: str) -> bool:
-    return bool(message.receipt_handle == receipt_handle)
 
 
 class _Handler(MotoRequestHandler):
@@ -51,8 +43,8 @@ class _Handler(MotoRequestHandler):
 
 def serve(host: str, port: int, port_file: Path | None) -> None:
     """Serve until the process is ended; port 0 takes a free one and writes it to `port_file`."""
-    models.Message.had_receipt_handle = _only_latest_handle  # type: ignore[method-assign, assignment]
-    application = SerialisedSqs(DomainDispatcherApplication(create_backend_app))
+    install()
+    application = SerialisedSqs(create_backend_app("sqs"))
     server = make_server(host, port, application, threaded=True, request_handler=_Handler)
     if port_file is not None:
         partial = port_file.with_suffix(".partial")

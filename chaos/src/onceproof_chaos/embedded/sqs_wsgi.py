@@ -14,12 +14,12 @@ import time
 from collections.abc import Callable, Iterable
 from typing import Any, Final
 
-from moto.core.utils import unix_time_millis
-from moto.sqs import models
+from moto.sqs.models import sqs_backends
+
+from onceproof_chaos.embedded.sqs_model import EmbeddedQueue
 
 _ACCOUNT: Final = "123456789012"
 """moto's default account, which every access key belongs to."""
-_RECEIVE: Final = "AmazonSQS.ReceiveMessage"
 _SCOPE: Final = re.compile(r"Credential=[^/]+/\d+/([a-z0-9-]+)/")
 _READ_ONLY: Final = frozenset({"GetQueueUrl", "GetQueueAttributes", "ListQueues"})
 
@@ -42,13 +42,13 @@ class SerialisedSqs:
         """Answer one request."""
         length = int(environ.get("CONTENT_LENGTH") or 0)
         body = environ["wsgi.input"].read(length) if length else b""
-        action = environ.get("HTTP_X_AMZ_TARGET", "")
-        poll = _long_poll(body) if action == _RECEIVE else None
+        action = _action(environ)
+        poll = _long_poll(body) if action == "ReceiveMessage" else None
         if poll is not None:
             return self._receive(environ, start_response, *poll)
         with self._changed:
             reply = self._answer(environ, start_response, body)
-            if action.rpartition(".")[2] not in _READ_ONLY:
+            if action not in _READ_ONLY:
                 self._changed.notify_all()
         return reply
 
@@ -65,19 +65,19 @@ class SerialisedSqs:
             while True:
                 queue = _queue(environ, request)
                 over = time.monotonic() >= deadline
-                if queue is None or queue.messages or over:
+                if queue is None or queue.has_message() or over:
                     if _disconnected(environ):
                         raise ConnectionResetError("the client is gone")
-                    stored = len(queue._messages) if queue else 0  # noqa: SLF001
+                    stored = queue.stored() if queue else 0
                     answer = _Captured()
                     parts = self._answer(environ, answer, body)
-                    if queue is not None and len(queue._messages) < stored:  # noqa: SLF001
+                    if queue is not None and queue.stored() < stored:
                         # moto redrives in a receive: the DLQ's receivers have something to get.
                         self._changed.notify_all()
                     if over or answer.status != 200 or b'"Messages"' in b"".join(parts):
                         return answer.replay(start_response, parts)
                 if queue is not None:
-                    self._changed.wait(min(deadline - time.monotonic(), _next_change(queue)))
+                    self._changed.wait(min(deadline - time.monotonic(), queue.next_change_s()))
 
     def _answer(
         self, environ: Environ, start_response: Callable[..., Any], body: bytes
@@ -85,7 +85,10 @@ class SerialisedSqs:
         inner = dict(environ)
         inner["wsgi.input"] = io.BytesIO(body)
         inner["CONTENT_LENGTH"] = str(len(body))
-        _forget_lapsed(_queue(environ, _parsed(body)))
+        queue = _queue(environ, _parsed(body))
+        if queue is not None:
+            queue.release_lapsed_groups()
+        EmbeddedQueue.counting = _action(environ) == "GetQueueAttributes"
         response = self._application(inner, start_response)
         try:
             return list(response)
@@ -111,6 +114,10 @@ class _Captured:
         return parts
 
 
+def _action(environ: Environ) -> str:
+    return str(environ.get("HTTP_X_AMZ_TARGET", "")).removeprefix("AmazonSQS.")
+
+
 def _parsed(body: bytes) -> dict[str, Any]:
     try:
         document = json.loads(body)
@@ -128,31 +135,14 @@ def _long_poll(body: bytes) -> tuple[dict[str, Any], float] | None:
     return request, float(wait)
 
 
-def _queue(environ: Environ, request: dict[str, Any]) -> models.Queue | None:
+def _queue(environ: Environ, request: dict[str, Any]) -> EmbeddedQueue | None:
     scope = _SCOPE.search(environ.get("HTTP_AUTHORIZATION", ""))
     url = request.get("QueueUrl")
     if scope is None or not isinstance(url, str):
         return None
-    backend = models.sqs_backends[_ACCOUNT][scope[1]]
-    return backend.queues.get(url.rpartition("/")[2])
-
-
-def _next_change(queue: models.Queue) -> float:
-    """Seconds until a hidden or delayed message of the queue becomes visible."""
-    now = unix_time_millis()
-    moments = [max(m.visible_at, m.delayed_until) for m in queue._messages]  # noqa: SLF001
-    # moto calls a message visible only after its moment, and counts in milliseconds.
-    return min((m - now for m in moments if m >= now), default=float("inf")) / 1000 + 0.002
-
-
-def _forget_lapsed(queue: models.Queue | None) -> None:
-    """Release the FIFO groups whose messages lapsed.
-
-    moto does so in the middle of a receive: the first message of a group is passed over because
-    the second one is still counted as pending, and the second one is then delivered first.
-    """
-    if queue is not None and queue.fifo_queue:
-        queue._pending_messages = {m for m in queue._pending_messages if not m.visible}  # noqa: SLF001
+    backend = sqs_backends[_ACCOUNT][scope[1]]
+    queue = backend.queues.get(url.rpartition("/")[2])
+    return queue if isinstance(queue, EmbeddedQueue) else None
 
 
 def _disconnected(environ: Environ) -> bool:
