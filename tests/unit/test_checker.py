@@ -10,6 +10,8 @@ from typing import Any
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+
+from onceproof.crashpoints import CONSUMER_AFTER_CHARGE, CONSUMER_AFTER_COMMIT, Action
 from onceproof_chaos.checker import BreachKind, Result, Verdict, check
 from onceproof_chaos.evidence import (
     CaptureRow,
@@ -24,8 +26,6 @@ from onceproof_chaos.faultlog import FaultEvent, FaultEventKind
 from onceproof_chaos.history import Attempt, Finished, History, Outcome
 from onceproof_chaos.plan import Fault, Plan, order_id
 from onceproof_chaos.spans import SpansSummary
-
-from onceproof.crashpoints import CONSUMER_AFTER_CHARGE, CONSUMER_AFTER_COMMIT, Action
 
 OK, REFUSED, INFO = order_id(1, 0), order_id(1, 1), order_id(1, 2)
 KILL = Fault("kill-1", CONSUMER_AFTER_CHARGE, Action.KILL, (OK,))

@@ -5,11 +5,11 @@ from __future__ import annotations
 import json
 import math
 from dataclasses import replace
+from itertools import pairwise
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from onceproof_chaos.plan import Fault, Plan, build_plan, order_id
 
 from onceproof.crashpoints import (
     CONSUMER_AFTER_CHARGE,
@@ -21,6 +21,7 @@ from onceproof.crashpoints import (
     Action,
     Armed,
 )
+from onceproof_chaos.plan import Fault, Plan, build_plan, order_id
 
 FOUR_EACH = dict.fromkeys(CRASH_POINTS, 4)
 
@@ -67,7 +68,7 @@ def test_first_choices_are_spread_over_the_first_part_and_spares_come_later() ->
     firsts = [index_of(fault.orders[0]) for fault in plan.faults]
     assert firsts == sorted(firsts)
     assert max(firsts) < 160
-    gaps = [b - a for a, b in zip(firsts, firsts[1:], strict=False)]
+    gaps = [b - a for a, b in pairwise(firsts)]
     assert max(gaps) <= 2 * math.ceil(160 / len(firsts))
     for fault in plan.faults:
         assert len(fault.orders) == 3

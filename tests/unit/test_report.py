@@ -11,6 +11,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
+from onceproof.crashpoints import CRASH_POINTS, Action
+from onceproof.variants import parse_variant
 from onceproof_chaos import jsonl
 from onceproof_chaos.evidence import (
     CaptureRow,
@@ -28,14 +31,11 @@ from onceproof_chaos.report import render, write_report
 from onceproof_chaos.runfolder import RunFolder, RunFolderError, RunInfo
 from onceproof_chaos.workload import generate
 
-from onceproof.crashpoints import CRASH_POINTS, Action
-from onceproof.variants import parse_variant
-
 START = 1_790_000_000.0
 RATE = 12.0
 
 
-def build_run(root: Path, variant: str, *, seed: int = 42, orders: int = 200) -> RunFolder:
+def build_run(root: Path, variant: str, *, seed: int = 42, orders: int = 200) -> RunFolder:  # noqa: C901 - one order after the other, top to bottom
     """A run as the proving ground leaves it: naive breaks promises at its faults, hardened none."""
     rng = random.Random(seed)
     naive = variant == "naive"
@@ -181,7 +181,7 @@ class Page(HTMLParser):
         if tag not in VOID:
             self.open.append(tag)
 
-    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+    def handle_startendtag(self, _tag: str, attrs: list[tuple[str, str | None]]) -> None:
         self.attributes += attrs
 
     def handle_endtag(self, tag: str) -> None:
@@ -204,17 +204,15 @@ def test_the_pair_says_what_happened(tmp_path: Path) -> None:
     assert counts.lost > 0
     heading = re.search(r"<h1>(.*?)</h1>", html)
     assert heading is not None
-    assert f"{counts.double_charged} were charged twice or more" in heading[1]
-    assert f"{counts.lost} were accepted but lost" in heading[1]
-    assert "hardened one charged every order once" in heading[1]
+    assert f"naive charged {counts.double_charged} orders twice or more" in heading[1]
+    assert f"lost {counts.lost} orders" in heading[1]
+    assert "Hardened charged every accepted order exactly once" in heading[1]
     assert "Every accepted order was charged exactly once" in page.text
     assert naive.info().command in page.text
     assert "FROM captures" in page.text
     for fault_point in CRASH_POINTS:
         assert fault_point in page.text
-    assert html.count("<use href=") == 400 + html.count(
-        '<li><svg viewBox="0 0 14 14" aria-hidden="true"><use'
-    )
+    assert html.count("o-42-000017: ") == 2
 
 
 def test_the_page_is_self_contained_and_its_links_resolve(tmp_path: Path) -> None:
@@ -264,9 +262,7 @@ def test_a_run_that_proves_nothing_says_so(tmp_path: Path) -> None:
 def test_a_run_without_a_single_charge_is_drawn(tmp_path: Path) -> None:
     run = build_run(tmp_path, "naive", orders=60)
     Evidence().save(run.evidence_dir)
-    assert "60 were accepted but lost" in Page(render(run)).text.replace("58 were", "60 were") or (
-        run.judge().lost > 50
-    )
+    assert f"this run lost {run.judge().lost} orders" in Page(render(run)).text
 
 
 def test_a_thousand_orders_stay_small(tmp_path: Path) -> None:
@@ -278,7 +274,7 @@ def test_a_thousand_orders_stay_small(tmp_path: Path) -> None:
 def test_a_corrupt_run_has_no_report(tmp_path: Path) -> None:
     run = build_run(tmp_path, "hardened", orders=60)
     (run.evidence_dir / "captures.jsonl").write_text("{")
-    with pytest.raises(RunFolderError, match="captures.jsonl:1"):
+    with pytest.raises(RunFolderError, match=r"captures\.jsonl:1"):
         render(run)
 
 

@@ -81,6 +81,9 @@ class CampaignSettings:
     max_receive_count: int = 50
     drain_timeout_s: float = 120.0
 
+    def __post_init__(self) -> None:
+        parse_variant(self.variant)
+
     @property
     def fixes(self) -> Fixes:
         """Which fixes are on."""

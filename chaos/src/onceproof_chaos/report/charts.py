@@ -18,12 +18,14 @@ from onceproof_chaos.history import History, Outcome
 from onceproof_chaos.plan import order_id
 from onceproof_chaos.verdict import BreachKind, Verdict
 
-COLUMNS: Final = 50
 CELL: Final = 14
+_FEW_ORDERS, _FEW_COLUMNS, _MANY_COLUMNS = 250, 25, 50
 TIMELINE_WIDTH: Final = 960
-_LEFT, _RIGHT = 44.0, 8.0
-_CAPTURES_TOP, _CAPTURES_HEIGHT = 26.0, 120.0
-_REDELIVERIES_TOP, _REDELIVERIES_HEIGHT = 176.0, 60.0
+_LEFT, _RIGHT = 48.0, 8.0
+_LANES: Final = {"kill": 22.0, "stall": 38.0, "drop": 54.0}
+_LANE_HEIGHT: Final = 11.0
+_CAPTURES_TOP, _CAPTURES_HEIGHT = 96.0, 120.0
+_REDELIVERIES_TOP, _REDELIVERIES_HEIGHT = 246.0, 60.0
 _BINS: Final = 60
 _NICE_S: Final = (0.5, 1, 2, 5, 10, 15, 30, 60, 120, 300, 600)
 _ENDS: Final = {
@@ -47,6 +49,7 @@ class Strip:
     """One cell for each order, in the sequence of the workload."""
 
     cells: Sequence[Cell]
+    width: int
     height: int
     states: Sequence[str]
 
@@ -63,7 +66,7 @@ class Bucket:
 
 @dataclass(frozen=True, slots=True)
 class Bar:
-    """A column of a timeline panel, or with the panel's full height the shade of a fault."""
+    """A column of a panel, the mark of a fault in its lane, or a shade behind the panels."""
 
     x: float
     y: float
@@ -75,11 +78,15 @@ class Bar:
 
 @dataclass(frozen=True, slots=True)
 class Timeline:
-    """Two panels over one time axis: captures above, redeliveries below, faults shaded in."""
+    """A lane for each action, and captures and redeliveries below, over one time axis.
+
+    `shades` lie behind the panels while any process was down or stood still.
+    """
 
     captures: Sequence[Bar]
     redeliveries: Sequence[Bar]
     faults: Sequence[Bar]
+    shades: Sequence[Bar]
     ticks: Sequence[tuple[float, str]]
     most_captures: int
     most_redeliveries: int
@@ -97,6 +104,7 @@ def strip(seed: int, history: History, evidence: Evidence, verdict: Verdict) -> 
     # The workload's sequence first; what nobody asked for stands at the end.
     orders = [*(o for o in planned if o in known), *sorted(known - set(planned))]
     orders += sorted(set(captured) - known)
+    columns = _FEW_COLUMNS if len(orders) <= _FEW_ORDERS else _MANY_COLUMNS
     cells = []
     for index, order in enumerate(orders):
         entry = history.finished.get(order)
@@ -106,12 +114,14 @@ def strip(seed: int, history: History, evidence: Evidence, verdict: Verdict) -> 
         told = {Outcome.OK: "accepted", Outcome.FAIL: "refused"}.get(
             outcome or Outcome.INFO, "outcome unknown to the client"
         )
-        title = f"{order}: {told}, captured {count}×"
+        title = f"{order}: {told}, captures: {count}"
         if breaches.get(order):
             title += f" ({', '.join(k.value.replace('_', ' ') for k in breaches[order])})"
-        cells.append(Cell(index % COLUMNS * CELL, index // COLUMNS * CELL, state, title))
-    rows = math.ceil(len(orders) / COLUMNS) or 1
-    return Strip(cells, rows * CELL, sorted({cell.state for cell in cells}, key=STATES.index))
+        cells.append(Cell(index % columns * CELL, index // columns * CELL, state, title))
+    rows = math.ceil(len(orders) / columns) or 1
+    return Strip(
+        cells, columns * CELL, rows * CELL, sorted({cell.state for cell in cells}, key=STATES.index)
+    )
 
 
 STATES: Final = ("once", "none", "lost", "double", "triple", "unexpected", "mismatched")
@@ -175,13 +185,18 @@ def timeline(
     below, most_below = panel(redelivered, _REDELIVERIES_TOP, _REDELIVERIES_HEIGHT, "redeliveries")
     step = next((s for s in _NICE_S if (end - start) / s <= 8), bin_s * 8)
     marks = [index * step for index in range(int((end - start) / step) + 1)]
+    spells = _spells(start, end, faults)
     bottom = _REDELIVERIES_TOP + _REDELIVERIES_HEIGHT
     return Timeline(
         captures=above,
         redeliveries=below,
         faults=[
-            Bar(x(a), _CAPTURES_TOP, max(round(x(b) - x(a), 1), 2.0), bottom - _CAPTURES_TOP, t, k)
-            for a, b, t, k in _spans_of_faults(start, end, faults)
+            Bar(x(a), _LANES[kind], max(round(x(b) - x(a), 1), 3.0), _LANE_HEIGHT, title, kind)
+            for a, b, title, kind in spells
+        ],
+        shades=[
+            Bar(x(a), _CAPTURES_TOP, round(x(b) - x(a), 1), bottom - _CAPTURES_TOP, "")
+            for a, b in _union([(a, b) for a, b, _, _ in spells if b > a])
         ],
         ticks=[(x(start + at), f"{at:g} s") for at in marks],
         most_captures=most_above,
@@ -190,7 +205,7 @@ def timeline(
     )
 
 
-def _spans_of_faults(
+def _spells(
     start: float, end: float, faults: Sequence[FaultEvent]
 ) -> list[tuple[float, float, str, str]]:
     """From reached to restarted or resumed; a drop is over at once."""
@@ -206,3 +221,13 @@ def _spans_of_faults(
             title = f"{kind} at {event.point}, {event.at - start:.1f} s, order {event.order}"
             shades.append((event.at, until, title, kind))
     return shades
+
+
+def _union(intervals: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
+    merged: list[tuple[float, float]] = []
+    for since, until in sorted(intervals):
+        if merged and since <= merged[-1][1]:
+            merged[-1] = (merged[-1][0], max(until, merged[-1][1]))
+        else:
+            merged.append((since, until))
+    return merged

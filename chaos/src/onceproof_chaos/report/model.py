@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -46,20 +47,22 @@ KIND_TITLES: Final = {
 
 
 @dataclass(frozen=True, slots=True)
-class FaultRow:
-    """Faults of one action at one crash point; `killed` is None where nothing is to be killed."""
+class Tally:
+    """Faults of one action at one crash point in one run; `killed` is None for other actions."""
 
-    point: str
-    meaning: str
-    action: str
     planned: int
     reached: int
     killed: int | None
 
-    @property
-    def complete(self) -> bool:
-        """Whether every planned fault did what it was meant to."""
-        return self.reached >= self.planned and self.killed in (None, self.planned)
+
+@dataclass(frozen=True, slots=True)
+class FaultRow:
+    """The same faults in all runs."""
+
+    point: str
+    meaning: str
+    action: str
+    tallies: Sequence[Tally]
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,7 +83,7 @@ class RunView:
     info: RunInfo
     verdict: Verdict
     summary: str
-    faults: Sequence[FaultRow]
+    faults: Mapping[tuple[str, Action], Tally]
     kills: int
     buckets: Sequence[Bucket]
     strip: Strip
@@ -119,7 +122,7 @@ def view(run: RunFolder) -> RunView:
         info=info,
         verdict=verdict,
         summary=summary(verdict),
-        faults=_fault_rows(run),
+        faults=_tallies(run),
         kills=sum(verdict.kills.values()),
         buckets=buckets(history, evidence),
         strip=strip(info.seed, history, evidence, verdict),
@@ -149,7 +152,7 @@ def summary(verdict: Verdict) -> str:
             f"and {_number(verdict.redeliveries, 'redelivery', 'redeliveries')}."
         )
     if verdict.verdict is Result.FAIL:
-        return f"Of {verdict.orders} orders, {_harm(verdict)}."
+        return f"Of {_number(verdict.orders, 'order')}, this run {_harm(verdict)}."
     return "No order was harmed, but the run does not prove that none would have been."
 
 
@@ -161,8 +164,8 @@ def headline(runs: Sequence[RunView]) -> str:
         return runs[0].summary
     if failed and passed:
         return (
-            f"Under the same faults, the {failed[0].variant} pipeline did harm: "
-            f"{_harm(failed[0].verdict)}. The {passed[0].variant} one charged every order once."
+            f"Same orders, same faults: {failed[0].variant} {_harm(failed[0].verdict)}. "
+            f"{passed[0].variant.capitalize()} {_kept(passed[0].verdict)}."
         )
     return " ".join(f"{run.variant.capitalize()}: {run.summary}" for run in runs)
 
@@ -179,43 +182,59 @@ def comparison(runs: Sequence[RunView]) -> list[CountRow]:
     return rows
 
 
-def _harm(verdict: Verdict) -> str:
-    parts = [
-        (verdict.double_charged, "charged twice or more"),
-        (verdict.lost, "accepted but lost"),
-        (verdict.unexpected, "charged unasked"),
-        (verdict.mismatched, "booked differently from what the provider took"),
+def fault_table(runs: Sequence[RunView]) -> list[FaultRow]:
+    """Faults by action and crash point, in the pipeline's order, of all runs side by side."""
+    return [
+        FaultRow(
+            point,
+            LEGS[point],
+            action.value,
+            [run.faults.get((point, action), Tally(0, 0, None)) for run in runs],
+        )
+        for action in Action
+        for point in ALL_POINTS
+        if any((point, action) in run.faults for run in runs)
     ]
-    said = [f"{count} {'was' if count == 1 else 'were'} {what}" for count, what in parts if count]
+
+
+def _harm(verdict: Verdict) -> str:
+    harms = [
+        (verdict.double_charged, "charged {} twice or more"),
+        (verdict.lost, "lost {}"),
+        (verdict.unexpected, "charged {} unasked"),
+        (verdict.mismatched, "booked {} differently from what the provider took"),
+    ]
+    said = [text.format(_number(count, "order")) for count, text in harms if count]
     # Mismatches follow from the other harms; they matter in words only when they stand alone.
     said = said[:-1] if verdict.mismatched and len(said) > 1 else said
     return said[0] if len(said) == 1 else f"{', '.join(said[:-1])} and {said[-1]}"
+
+
+def _kept(verdict: Verdict) -> str:
+    if verdict.dead_lettered:
+        return f"lost none, charged none twice and dead-lettered {verdict.dead_lettered}"
+    return "charged every accepted order exactly once"
 
 
 def _number(count: int, one: str, many: str | None = None) -> str:
     return f"{count:,} {one if count == 1 else many or one + 's'}"
 
 
-def _fault_rows(run: RunFolder) -> list[FaultRow]:
-    plan, faults = run.plan(), run.faults()
+def _tallies(run: RunFolder) -> dict[tuple[str, Action], Tally]:
+    faults = run.faults()
     reached = {event.fault for event in faults if event.event is FaultEventKind.REACHED}
     killed = {event.fault for event in faults if event.event is FaultEventKind.KILLED}
-    rows = []
-    for action in Action:
-        for point in ALL_POINTS:
-            ids = {f.id for f in plan.faults if f.point == point and f.action is action}
-            if ids:
-                rows.append(
-                    FaultRow(
-                        point=point,
-                        meaning=LEGS[point],
-                        action=action.value,
-                        planned=len(ids),
-                        reached=len(ids & (reached | killed)),
-                        killed=len(ids & killed) if action is Action.KILL else None,
-                    )
-                )
-    return rows
+    ids: dict[tuple[str, Action], set[str | None]] = defaultdict(set)
+    for fault in run.plan().faults:
+        ids[fault.point, fault.action].add(fault.id)
+    return {
+        (point, action): Tally(
+            planned=len(planned),
+            reached=len(planned & (reached | killed)),
+            killed=len(planned & killed) if action is Action.KILL else None,
+        )
+        for (point, action), planned in ids.items()
+    }
 
 
 def _groups(verdict: Verdict) -> list[BreachGroup]:

@@ -9,7 +9,7 @@ from pathlib import Path
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from onceproof_chaos import jsonl
-from onceproof_chaos.report.model import RunView, comparison, headline, view
+from onceproof_chaos.report.model import RunView, comparison, fault_table, headline, view
 from onceproof_chaos.runfolder import RunFolder
 
 
@@ -32,7 +32,7 @@ def render(run: RunFolder, others: Sequence[RunFolder] = ()) -> str:
     environment.filters["moment"] = _moment
     environment.filters["cell"] = _cell
     return environment.get_template("report.html.j2").render(
-        runs=runs, headline=headline(runs), rows=comparison(runs)
+        runs=runs, headline=headline(runs), rows=comparison(runs), faults=fault_table(runs)
     )
 
 
@@ -51,5 +51,5 @@ def _moment(at: float) -> str:
 
 def _cell(value: object) -> str:
     if value is None:
-        return "–"
+        return "NULL"
     return f"{value:.3f}" if isinstance(value, float) else str(value)

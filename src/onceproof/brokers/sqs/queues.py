@@ -18,7 +18,7 @@ from onceproof.brokers.sqs.failures import (
     is_missing_queue,
     translated,
 )
-from onceproof.errors import QueueNotFoundError
+from onceproof.errors import BrokerUnavailableError, QueueNotFoundError
 from onceproof.ports import QueueDepth, QueueInfo
 
 
@@ -45,7 +45,7 @@ class SqsQueues:
                 reply = await self._client.get_queue_url(QueueName=name)
             except CALL_FAILURES as error:
                 raise translated(error, name) from error
-            self._urls[name] = reply["QueueUrl"]
+            self._urls[name] = _required(reply, "QueueUrl", name)
         return self._urls[name]
 
     def forget_if_missing(self, name: str, error: BaseException) -> None:
@@ -85,7 +85,7 @@ class SqsQueues:
         except CALL_FAILURES as error:
             self.forget_if_missing(name, error)
             raise translated(error, name) from error
-        return dict(reply["Attributes"])
+        return dict(_required(reply, "Attributes", name))
 
     async def ensure(
         self,
@@ -133,6 +133,13 @@ class SqsQueues:
             self._urls.pop(name, None)
 
 
+def _required(reply: dict[str, Any], field: str, name: str) -> Any:  # noqa: ANN401 - as above
+    """A field of a reply; botocore takes any page with status 200 for an empty one."""
+    if field not in reply:
+        raise BrokerUnavailableError(f"SQS queue {name!r}: the reply is not an answer of SQS")
+    return reply[field]
+
+
 def _dead_letter_name(attributes: dict[str, str]) -> str | None:
     policy = json.loads(attributes.get("RedrivePolicy") or "{}")
     arn = policy.get("deadLetterTargetArn")
@@ -144,7 +151,8 @@ def _info(name: str, attributes: dict[str, str], dead_letter: QueueInfo | None) 
     return QueueInfo(
         name=name,
         visibility_timeout_s=float(attributes["VisibilityTimeout"]),
-        retention_s=float(attributes["MessageRetentionPeriod"]),
+        # ElasticMQ names no retention period, because it keeps messages until they are deleted.
+        retention_s=float(attributes.get("MessageRetentionPeriod", "inf")),
         max_receive_count=int(policy["maxReceiveCount"]) if "maxReceiveCount" in policy else None,
         dead_letter=dead_letter,
         keeps_order=name.endswith(".fifo"),

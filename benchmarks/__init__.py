@@ -1,0 +1,1 @@
+"""The plain benchmark: throughput without faults, as a ratio to pgbench."""

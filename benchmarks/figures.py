@@ -1,0 +1,122 @@
+"""The arithmetic of a benchmark, and its refusal: a run that charged wrongly has no speed.
+
+Ratios rather than orders per second, because the same code on another disk gives another rate but
+nearly the same share of what that Postgres can do. A ratio is taken from two neighbouring runs, one of
+ours and one of pgbench, so that whatever else the machine does in those seconds hits both.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from statistics import median
+
+
+class InvalidRunError(Exception):
+    """The run did not do what it was timed for, so its time means nothing."""
+
+
+@dataclass(frozen=True, slots=True)
+class Sample:
+    """One timed run.
+
+    Args:
+        orders: distinct orders that were done.
+        seconds: wall-clock time for them.
+        cpu_s: CPU seconds of the client process (ours or pgbench), without those of Postgres.
+        transactions: committed for these orders; pgbench counts those of duplicates with them.
+    """
+
+    orders: int
+    seconds: float
+    cpu_s: float
+    transactions: int
+
+    @property
+    def orders_per_s(self) -> float:
+        """Throughput."""
+        return self.orders / self.seconds
+
+    @property
+    def cpu_s_per_1000(self) -> float:
+        """CPU seconds of the client for 1000 orders."""
+        return self.cpu_s * 1000 / self.orders
+
+    @property
+    def orders_per_transaction(self) -> float:
+        """How well a batch was filled."""
+        return self.orders / self.transactions
+
+
+@dataclass(frozen=True, slots=True)
+class Spread:
+    """Median, smallest and largest of several values."""
+
+    median: float
+    low: float
+    high: float
+
+    @classmethod
+    def of(cls, values: Iterable[float]) -> Spread:
+        """Of at least one value."""
+        known = sorted(values)
+        if not known:
+            raise ValueError("a spread needs at least one value")
+        return cls(median(known), known[0], known[-1])
+
+
+@dataclass(frozen=True, slots=True)
+class Comparison:
+    """Our runs and pgbench's, in the order in which they alternated."""
+
+    name: str
+    ours: Sequence[Sample]
+    ceiling: Sequence[Sample]
+
+    def ratio(self) -> Spread:
+        """Our throughput as a share of pgbench's, pair by pair; 1.0 means that we cost nothing.
+
+        Raises:
+            ValueError: a run has no partner.
+        """
+        pairs = zip(self.ours, self.ceiling, strict=True)
+        return Spread.of(mine.orders_per_s / theirs.orders_per_s for mine, theirs in pairs)
+
+
+def require_charged_once(*, asked: int, charges: int, charged_orders: int, given_back: int) -> None:
+    """Refuse a run in which an order was lost, charged twice, or tried again.
+
+    Args:
+        asked: distinct orders in the input.
+        charges: rows in `charges`.
+        charged_orders: distinct orders in `charges`.
+        given_back: deliveries that were released or rejected instead of acked.
+
+    Raises:
+        InvalidRunError: with what is wrong.
+    """
+    if charges == charged_orders == asked and not given_back:
+        return
+    raise InvalidRunError(
+        f"{asked} distinct orders gave {charges} charges for {charged_orders} orders; "
+        f"{given_back} deliveries were given back"
+    )
+
+
+def require_published_once(*, asked: int, published: int, attempts: int, sent: int) -> None:
+    """Refuse a run in which a row was left, or claimed or sent more than once.
+
+    Args:
+        asked: rows that were pending.
+        published: rows that are marked as published.
+        attempts: claims of all rows together.
+        sent: messages that the publisher was given.
+
+    Raises:
+        InvalidRunError: with what is wrong.
+    """
+    if published == attempts == sent == asked:
+        return
+    raise InvalidRunError(
+        f"{asked} pending rows: {published} published, {attempts} claims, {sent} messages sent"
+    )

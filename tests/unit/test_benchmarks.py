@@ -1,0 +1,120 @@
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+
+import pytest
+from sqlalchemy import text
+
+# The benchmarks are scripts beside the packages, not installed.
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+
+from benchmarks.ceiling import with_values
+from benchmarks.figures import (
+    Comparison,
+    InvalidRunError,
+    Sample,
+    Spread,
+    require_charged_once,
+    require_published_once,
+)
+from benchmarks.null_broker import NullSubscriber, deliveries
+
+from onceproof.events import Event
+
+
+def sample(orders: int, seconds: float) -> Sample:
+    return Sample(orders, seconds, cpu_s=0.5, transactions=orders // 10)
+
+
+def test_rates_of_a_sample() -> None:
+    one = sample(2000, 4.0)
+    assert one.orders_per_s == 500
+    assert one.cpu_s_per_1000 == 0.25
+    assert one.orders_per_transaction == 10
+
+
+def test_ratio_is_taken_pair_by_pair() -> None:
+    # The machine was ten times slower during the last pair: the ratio must not see it.
+    compared = Comparison(
+        "x",
+        ours=[sample(100, 1), sample(100, 1), sample(100, 10)],
+        ceiling=[sample(200, 1), sample(400, 1), sample(200, 10)],
+    )
+    assert compared.ratio() == Spread(median=0.5, low=0.25, high=0.5)
+
+
+def test_ratio_needs_a_partner_for_each_run() -> None:
+    with pytest.raises(ValueError, match="argument 2 is shorter"):
+        Comparison("x", [sample(1, 1), sample(1, 1)], [sample(1, 1)]).ratio()
+
+
+def test_a_spread_of_nothing_is_refused() -> None:
+    with pytest.raises(ValueError, match="at least one"):
+        Spread.of([])
+
+
+def test_a_run_that_charged_each_order_once_is_accepted() -> None:
+    require_charged_once(asked=100, charges=100, charged_orders=100, given_back=0)
+
+
+@pytest.mark.parametrize(
+    ("charges", "charged_orders", "given_back"),
+    [
+        pytest.param(99, 99, 0, id="lost"),
+        pytest.param(101, 100, 0, id="double charge"),
+        pytest.param(100, 99, 0, id="one lost, one double"),
+        pytest.param(101, 101, 0, id="unexpected"),
+        pytest.param(100, 100, 1, id="tried again"),
+    ],
+)
+def test_a_run_that_charged_wrongly_is_refused(
+    charges: int, charged_orders: int, given_back: int
+) -> None:
+    with pytest.raises(InvalidRunError, match="100 distinct orders gave"):
+        require_charged_once(
+            asked=100, charges=charges, charged_orders=charged_orders, given_back=given_back
+        )
+
+
+def test_a_relay_run_is_accepted_when_each_row_was_sent_once() -> None:
+    require_published_once(asked=100, published=100, attempts=100, sent=100)
+
+
+@pytest.mark.parametrize(
+    ("published", "attempts", "sent"), [(99, 100, 100), (100, 101, 100), (100, 100, 101)]
+)
+def test_a_relay_run_with_a_row_left_or_sent_twice_is_refused(
+    published: int, attempts: int, sent: int
+) -> None:
+    with pytest.raises(InvalidRunError, match="100 pending rows"):
+        require_published_once(asked=100, published=published, attempts=attempts, sent=sent)
+
+
+def test_input_has_five_percent_duplicates_and_orders_of_200_bytes() -> None:
+    events = [Event.decode(message.body) for message in deliveries(2000)]
+    assert len(events) == 2100
+    assert len({event.id for event in events}) == len({event.key for event in events}) == 2000
+    for event in events:
+        assert len(json.dumps(event.data, separators=(",", ":"))) == 200
+
+
+async def test_a_message_given_back_ends_the_run() -> None:
+    broker = NullSubscriber(deliveries(20))
+    received = await broker.receive(max_messages=100, wait_s=1, visibility_s=30)
+    assert len(received) == 10
+    await broker.ack(received)
+    assert not broker.finished.is_set()
+    await broker.extend(received[:1], 0)
+    assert broker.finished.is_set()
+    assert broker.given_back == 1
+
+
+def test_a_parameter_without_a_value_is_an_error() -> None:
+    statement = text("SELECT CAST(:n AS int), x::text FROM t WHERE y = :y")
+    assert with_values(statement, {"n": "1", "y": "'a'"}) == (
+        "SELECT CAST(1 AS int), x::text FROM t WHERE y = 'a'"
+    )
+    with pytest.raises(KeyError):
+        with_values(statement, {"n": "1"})
