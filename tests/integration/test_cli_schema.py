@@ -44,7 +44,7 @@ def test_check_upgrade_check(empty_database_url: str) -> None:
     before = schema("check", *ALL, "--database-url", empty_database_url)
     assert before.exit_code == 1
     assert "at revision none" in before.stderr
-    assert "run: onceproof schema upgrade onceproof" in before.stderr.replace("\n", " ")
+    assert "run: onceproof schema upgrade onceproof" in before.stderr
     for _ in range(2):
         upgraded = schema("upgrade", *ALL, "--json", "--database-url", empty_database_url)
         assert upgraded.exit_code == 0, upgraded.output
@@ -133,7 +133,7 @@ def test_a_database_that_cannot_be_used_is_a_clear_error(
 ) -> None:
     result = schema(command, "--database-url", url)
     assert result.exit_code == 2, result.output
-    assert words in result.output.replace("\n", " ")
+    assert words in result.output
     assert "s3cret" not in result.output
     assert "Traceback" not in result.output
 
@@ -142,14 +142,14 @@ def test_a_database_that_does_not_exist_is_a_clear_error(empty_database_url: str
     url = empty_database_url.replace("onceproof_test", "absent", 1)
     result = schema("check", "--database-url", url)
     assert result.exit_code == 2, result.output
-    assert "does not exist" in result.output.replace("\n", " ")
+    assert "does not exist" in result.output
 
 
 def test_an_unknown_component_is_named(empty_database_url: str) -> None:
     result = schema("upgrade", "konsumer", "--database-url", empty_database_url)
     assert result.exit_code == 2
     assert "'konsumer'" in result.output
-    assert "known: consumer, onceproof" in result.output.replace("\n", " ")
+    assert "known: consumer, onceproof" in result.output
 
 
 def test_no_url_is_a_usage_error(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -109,11 +109,12 @@ def span(message: str | None, event: str, attempt: int, **more: object) -> str:
     attributes = {
         "onceproof.event.id": event,
         "onceproof.delivery.attempt": attempt,
-        "messaging.operation.type": "process",
         **({"messaging.message.id": message} if message else {}),
-        **{name.replace("_", "."): value for name, value in more.items()},
+        **more,
     }
     crash = CRASH_POINT in attributes
+    if not crash:
+        attributes["messaging.operation.type"] = "process"
     return json.dumps(
         {
             "name": CRASH_POINT_SPAN if crash else "process orders",

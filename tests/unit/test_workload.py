@@ -29,6 +29,8 @@ class Producer:
         self.steps: list[int | str] = [201]
         self.seen: dict[str, list[tuple[str, dict[str, Any]]]] = defaultdict(list)
         self.url = ""
+        self.released = asyncio.Event()
+        self.held = asyncio.Semaphore(0)
 
     async def place(self, request: web.Request) -> web.StreamResponse:
         body = json.loads(await request.text())
@@ -39,7 +41,8 @@ class Producer:
             assert request.transport is not None
             request.transport.abort()
         if step == "hang":
-            await asyncio.Event().wait()
+            self.held.release()
+            await self.released.wait()
         return web.Response(status=step if isinstance(step, int) else 500, text="because")
 
 
@@ -54,6 +57,7 @@ async def producer() -> AsyncIterator[Producer]:
     await site.start()
     producer.url = f"http://127.0.0.1:{runner.addresses[0][1]}"
     yield producer
+    producer.released.set()
     await runner.cleanup()
 
 
@@ -180,8 +184,8 @@ async def test_a_standing_producer_holds_no_more_clients_than_the_cap(
             ).run()
         )
         async with asyncio.timeout(10):
-            while len(producer.seen) < 4:
-                await asyncio.sleep(0.01)
+            for _ in range(4):
+                await producer.held.acquire()
         await asyncio.wait([load], timeout=0.2)
         assert len(producer.seen) == 4
         load.cancel()

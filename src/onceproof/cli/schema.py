@@ -9,6 +9,7 @@ from typing import Annotated, Any, Final, TypeVar
 
 import typer
 from rich.console import Console
+from rich.markup import escape
 
 from onceproof.errors import OnceproofError, SchemaBehindError
 from onceproof.postgres import check, components, create_engine, upgrade
@@ -61,7 +62,7 @@ def check_command(database_url: DatabaseUrl, names: Names = None, as_json: Json 
         if as_json:
             typer.echo(json.dumps({"ok": False, "reason": str(error)}))
         else:
-            _errors.print(f"[red]error:[/] {error}", highlight=False)
+            _print_error(error)
         raise typer.Exit(1) from None
     typer.echo(json.dumps({"ok": True}) if as_json else f"up to date: {', '.join(wanted)}")
 
@@ -87,5 +88,10 @@ def _run(work: Coroutine[Any, Any, T]) -> T:
     except SchemaBehindError:
         raise
     except OnceproofError as error:
-        _errors.print(f"[red]error:[/] {error}", highlight=False)
+        _print_error(error)
         raise typer.Exit(2) from None
+
+
+def _print_error(error: OnceproofError) -> None:
+    # Not wrapped: it may hold a command to copy. Escaped: a driver's words may look like markup.
+    _errors.print(f"[red]error:[/] {escape(str(error))}", highlight=False, soft_wrap=True)

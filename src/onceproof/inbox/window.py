@@ -7,6 +7,7 @@ again. This is checked at start-up, against what the broker itself says.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 from onceproof.errors import DedupWindowError
@@ -37,19 +38,27 @@ class DedupWindow:
         return cls(queue.retention_s, queue.dead_letter.retention_s, queue.retention_s)
 
     @property
+    def known(self) -> bool:
+        """Whether the broker reports its retention; ElasticMQ, for one, does not."""
+        return math.isfinite(self.total_s)
+
+    @property
     def total_s(self) -> float:
         """Seconds for which an event must be remembered at least."""
         return self.queue_s + self.dead_letter_s + self.redrive_s
 
 
 def check_dedup_window(queue: QueueInfo, inbox_retention_s: float) -> DedupWindow:
-    """Compare the inbox's retention with the queue's window.
+    """Compare the inbox's retention with the queue's window, where the broker reports that.
+
+    Returns:
+        The window; when it is not `known`, nothing was compared and somebody else must.
 
     Raises:
         DedupWindowError: the inbox would forget too early; the message has the numbers.
     """
     window = DedupWindow.of(queue)
-    if inbox_retention_s < window.total_s:
+    if window.known and inbox_retention_s < window.total_s:
         raise DedupWindowError(
             f"the inbox keeps events for {inbox_retention_s / _DAY_S:.2f} days, but queue "
             f"{queue.name!r} can bring one back after {window.total_s / _DAY_S:.2f} days "

@@ -69,7 +69,7 @@ class Runtime(Generic[S]):
         self.health.ready(_STARTUP)
         retrying = tenacity.AsyncRetrying(
             retry=tenacity.retry_if_exception_type((TransientError, TimeoutError)),
-            wait=tenacity.wait_exponential_jitter(initial=0.2, max=5.0),
+            wait=tenacity.wait_exponential(multiplier=0.2, max=5.0) + tenacity.wait_random(0, 0.5),
             sleep=self._sleep,
             before_sleep=lambda state: self._away(dependency, state),
         )

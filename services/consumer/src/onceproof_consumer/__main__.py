@@ -99,11 +99,19 @@ def check_queue(queue: QueueInfo, settings: ConsumerServiceSettings) -> None:
     if not settings.fixes.inbox:
         return
     try:
-        check_dedup_window(queue, settings.inbox_retention_s)
+        window = check_dedup_window(queue, settings.inbox_retention_s)
     except DedupWindowError as error:
         if not settings.allow_short_inbox:
             raise
         logger.warning("started although %s", error)
+        return
+    if not window.known:
+        logger.warning(
+            "the broker does not report the retention of %r, so it cannot be checked that the inbox "
+            "remembers long enough: it keeps events for %.1f days, which must exceed the retention of "
+            "queue and DLQ together plus that of the queue once more.",
+            queue.name, settings.inbox_retention_s / 86400,
+        )  # fmt: skip
 
 
 async def _clean_up(engine: AsyncEngine, settings: ConsumerServiceSettings) -> None:
