@@ -102,8 +102,8 @@ async def _compare_all(
     comparisons = []
     try:
         for name, batched in (
-            ("consumer, 1 a transaction", False),
-            ("consumer, 10 a transaction", True),
+            ("consumer, 1 per commit", False),
+            ("consumer, 10 per commit", True),
         ):
             ours = consuming.Ours(where, engine, clients=clients, batched=batched)
             ceiling = consuming.Ceiling(where, pgbench, clients=clients, batched=batched)
@@ -113,7 +113,7 @@ async def _compare_all(
             comparisons.append(
                 await _alternate(name, ours, orders, ceiling, seconds, repeats=repeats)
             )
-        name = "relay, 100 a batch"
+        name = "relay, 100 per batch"
         _errors.print(f"{name} ...", style="dim")
         relay = relaying.Ours(where, engine)
         relay_ceiling = relaying.Ceiling(where, pgbench)

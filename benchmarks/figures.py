@@ -1,8 +1,8 @@
 """The arithmetic of a benchmark, and its refusal: a run that charged wrongly has no speed.
 
-Ratios rather than orders per second, because the same code on another disk gives another rate but
-nearly the same share of what that Postgres can do. A ratio is taken from two neighbouring runs, one of
-ours and one of pgbench, so that whatever else the machine does in those seconds hits both.
+Ratios rather than orders per second alone, because a rate says as much about the machine as about the
+code. A ratio is taken from two neighbouring runs, one of ours and one of pgbench, so that whatever
+else the machine does in those seconds hits both.
 """
 
 from __future__ import annotations

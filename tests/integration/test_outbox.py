@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import AsyncIterator
 
 import pytest
+from opentelemetry.sdk.trace import TracerProvider
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession
 
@@ -13,6 +14,7 @@ from onceproof.errors import DatabaseUnavailableError, EventTooLargeError, Trans
 from onceproof.events import MAX_EVENT_BYTES, Event
 from onceproof.outbox import OutboxRow, OutboxStore, RowResult, append, delete_published
 from onceproof.postgres import create_engine
+from onceproof.telemetry import remote_context
 
 
 @pytest.fixture
@@ -98,6 +100,23 @@ async def test_what_the_event_says_survives_the_table(
         "orders",
         1,
     )
+
+
+async def test_the_trace_context_is_that_of_the_moment(
+    engine: AsyncEngine, store: OutboxStore
+) -> None:
+    async with AsyncSession(engine) as session:
+        with TracerProvider().get_tracer("test").start_as_current_span("request") as span:
+            appended = await append(session, event(), "orders")
+        await session.commit()
+    (row,) = await store.claim(10, 30)
+    context = remote_context(row.traceparent)
+    assert context is not None
+    assert (context.trace_id, context.span_id) == (
+        span.get_span_context().trace_id,
+        span.get_span_context().span_id,
+    )
+    assert Event.decode(row.payload.encode()).traceparent == row.traceparent == appended.traceparent
 
 
 async def test_a_row_that_commits_late_is_not_skipped(

@@ -18,7 +18,7 @@ import pytest
 from pydantic import SecretStr
 
 from onceproof.errors import ConfigurationError, SchemaBehindError, TransientError
-from onceproof.service import Runtime, ServiceSettings, StopRequestedError
+from onceproof.service import Runtime, ServiceSettings, StopRequestedError, run_service
 from onceproof_chaos.embedded import EmbeddedSqs
 
 if TYPE_CHECKING:
@@ -84,7 +84,7 @@ def test_what_is_printed_holds_no_secret() -> None:
     )
     printed = json.dumps(settings.printable())
     assert "s3cret" not in printed
-    assert "s3cret" not in repr(settings)
+    assert "s3cret" not in repr(ServiceSettings(database_url=SecretStr(URL)))
     for part in ("app", "db/orders", "sslmode=require", "provider:8443/v1", "page=2", "collector"):
         assert part in printed
 
@@ -123,17 +123,41 @@ async def logged(started: asyncio.subprocess.Process, words: str) -> str:
     return seen
 
 
+async def _never_run(_: Runtime[ServiceSettings]) -> None:
+    raise AssertionError("started with a configuration that cannot work")
+
+
 @pytest.mark.parametrize(
     ("name", "value", "words"),
     [
-        ("DATABASE_URL", "mysql://u:s3cret@h/db", "only postgresql"),
         ("DATABASE_URL", "postgresql://u:s3cret@h:port/db", "cannot be parsed"),
         ("ADMIN_PORT", "70000", "ONCEPROOF_ADMIN_PORT"),
         ("VARIANT", "sloppy", "hardened-inbox"),
         ("CRASH_POINTS", "not json", "crash_points"),
-        ("CRASH_POINTS", '[{"id": "f"}]', "ONCEPROOF_CHAOS_ENABLED"),
         ("LOG_LEVEL", "loud", "ONCEPROOF_LOG_LEVEL"),
         ("DRAIN_TIMEOUT_S", "-1", "ONCEPROOF_DRAIN_TIMEOUT_S"),
+    ],
+)
+def test_settings_that_are_not_valid_are_named(
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    name: str,
+    value: str,
+    words: str,
+) -> None:
+    monkeypatch.setenv("ONCEPROOF_DATABASE_URL", URL)
+    monkeypatch.setenv(f"ONCEPROOF_{name}", value)
+    assert run_service(ServiceSettings, _never_run) == 78
+    printed = capsys.readouterr().err
+    assert words in printed
+    assert "s3cret" not in printed
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "words"),
+    [
+        ("DATABASE_URL", "mysql://u:s3cret@h/db", "only postgresql"),
+        ("CRASH_POINTS", '[{"id": "f"}]', "ONCEPROOF_CHAOS_ENABLED"),
         ("SPANS_FILE", "/nonexistent/spans.jsonl", "ONCEPROOF_SPANS_FILE"),
     ],
 )
