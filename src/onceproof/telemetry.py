@@ -58,11 +58,10 @@ def remote_context(traceparent: str | None) -> SpanContext | None:
 
 
 def link_to(
-    traceparent: str | None, attributes: Mapping[str, AttributeValue] | None = None
+    created: SpanContext | None, attributes: Mapping[str, AttributeValue] | None = None
 ) -> list[Link]:
     """A link to the creation of an event; none when its context is unknown."""
-    span_context = remote_context(traceparent)
-    return [Link(span_context, attributes)] if span_context else []
+    return [Link(created, attributes)] if created else []
 
 
 def messaging_span(
@@ -72,7 +71,7 @@ def messaging_span(
     destination: str,
     *,
     kind: SpanKind,
-    parent: str | None = None,
+    parent: SpanContext | None = None,
     links: Iterable[Link] = (),
     attributes: Mapping[str, AttributeValue] | None = None,
     start_time_ns: int | None = None,
@@ -85,15 +84,14 @@ def messaging_span(
         operation_type: `send`, `receive`, `process` or `settle`.
         destination: queue or topic.
         kind: the kind that the conventions give for the operation.
-        parent: a `traceparent` to continue; None continues the current span.
+        parent: a span to continue, see `remote_context`; None continues the current span.
         links: creation contexts of the messages.
         attributes: further attributes.
         start_time_ns: Unix time in nanoseconds; None is now.
     """
     context: otel_context.Context | None = None
-    parent_context = remote_context(parent)
-    if parent_context is not None:
-        context = trace.set_span_in_context(trace.NonRecordingSpan(parent_context))
+    if parent is not None:
+        context = trace.set_span_in_context(trace.NonRecordingSpan(parent))
     return _tracer.start_span(
         f"{operation} {destination}",
         context=context,

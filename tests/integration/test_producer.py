@@ -11,8 +11,6 @@ from typing import Any
 
 import aiohttp
 import pytest
-from onceproof_producer.app import create_app
-from onceproof_producer.orders import Orders
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncEngine
 
@@ -25,6 +23,8 @@ from onceproof.crashpoints import (
 from onceproof.events import ORDER_PLACED, Event
 from onceproof.postgres import create_engine
 from onceproof.service.asgi import serve
+from onceproof_producer.app import create_app
+from onceproof_producer.orders import Orders
 
 QUEUE = "orders"
 APPLICATION = "test-producer"

@@ -10,9 +10,6 @@ from typing import Any
 
 import aiohttp
 import pytest
-from onceproof_producer.app import create_app
-from onceproof_producer.dual_write import DirectPublisher
-from onceproof_producer.orders import Orders
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncEngine
 
@@ -29,6 +26,9 @@ from onceproof.events import Event
 from onceproof.ports import Outgoing, SendResult
 from onceproof.postgres import create_engine
 from onceproof.service.asgi import serve
+from onceproof_producer.app import create_app
+from onceproof_producer.dual_write import DirectPublisher
+from onceproof_producer.orders import Orders
 
 QUEUE = "orders"
 APPLICATION = "test-dual-write"

@@ -13,13 +13,13 @@ import aiohttp
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from onceproof_producer.app import create_app
-from onceproof_producer.orders import Orders
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from onceproof.postgres import create_engine
 from onceproof.service.asgi import serve
+from onceproof_producer.app import create_app
+from onceproof_producer.orders import Orders
 
 QUEUE = "orders"
 APPLICATION = "test-producer-input"

@@ -12,15 +12,15 @@ from typing import Any
 
 import aiohttp
 import pytest
-from onceproof_provider.app import create_app
-from onceproof_provider.ledger import Ledger
-from onceproof_provider.misbehaviour import Misbehaviour
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from onceproof.crashpoints import PROVIDER_AFTER_CAPTURE, Action, Armed, crash_points
 from onceproof.postgres import create_engine
 from onceproof.service.asgi import serve
+from onceproof_provider.app import create_app
+from onceproof_provider.ledger import Ledger
+from onceproof_provider.misbehaviour import Misbehaviour
 
 PROBLEM = "application/problem+json"
 

@@ -10,11 +10,15 @@ LIBRARY = "onceproof.consumer, onceproof.outbox, onceproof.inbox, onceproof.idem
 
 def loaded(statement):
     code = f"import sys; import {statement}; print(' '.join(sys.modules))"
-    output = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
+    output = subprocess.run(
+        [sys.executable, "-c", code], check=True, capture_output=True, text=True
+    )
     return set(output.stdout.split())
 
 
-@pytest.mark.parametrize("module", ["opentelemetry.sdk", "pydantic_settings", "aiobotocore", "moto"])
+@pytest.mark.parametrize(
+    "module", ["opentelemetry.sdk", "pydantic_settings", "aiobotocore", "moto"]
+)
 def test_the_library_needs_no_sdk_no_settings_and_no_broker(module):
     assert module not in loaded(LIBRARY)
 

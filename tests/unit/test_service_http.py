@@ -123,7 +123,7 @@ async def test_a_port_that_is_taken_is_a_configuration_error() -> None:
             await serve(Starlette(), "127.0.0.1", port, asyncio.Event(), 1)
 
 
-@pytest.mark.parametrize(("length", "status"), [(0, 200), (10, 200), (11, 413), (70_000, 413)])
+@pytest.mark.parametrize(("length", "status"), [(0, 200), (10, 200), (11, 413), (5_000, 413)])
 @pytest.mark.parametrize("announced", [True, False])
 async def test_a_body_is_read_up_to_its_limit(length: int, status: int, *, announced: bool) -> None:
     async def chunks() -> AsyncIterator[bytes]:

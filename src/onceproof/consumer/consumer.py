@@ -51,6 +51,8 @@ logger = logging.getLogger(__name__)
 HealthListener = Callable[[str, str | None], None]
 """Told a dependency (`database`, `broker`) and why it is away, or None when it is back."""
 
+_RECEIVE_BATCH: Final = 10
+"""Messages that one request can bring, on SQS."""
 _AT_ONCE_S: Final = 0.05
 _EMPTY_PAUSE_S: Final = 0.1
 _LAST_CALL_S: Final = 5.0
@@ -91,7 +93,11 @@ class Consumer:
         self._settings = settings
         self._on_health = on_health
         self._batch_size = settings.batch_size if handle_batch else 1
-        self._in_flight = InFlight(settings.concurrency * self._batch_size + settings.prefetch)
+        self._in_flight = InFlight(
+            settings.concurrency * self._batch_size + settings.prefetch,
+            # Half of what is prefetched may be worked off before a request is worth it.
+            refill=min(_RECEIVE_BATCH, max(settings.prefetch // 2, 1)),
+        )
         self._ready: asyncio.Queue[InHand] = asyncio.Queue()
         self._working = 0
         self._idle = asyncio.Event()
@@ -206,7 +212,7 @@ class Consumer:
             link
             for item in items
             for link in link_to(
-                item.delivery.event.traceparent,
+                item.created,
                 {
                     MESSAGE_ID: item.message.message_id,
                     EVENT_ID: item.delivery.event.id,

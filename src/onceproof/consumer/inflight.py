@@ -9,17 +9,27 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+
+from opentelemetry.trace import SpanContext
 
 from onceproof.ports import Delivery, Message
+from onceproof.telemetry import remote_context
 
 
 @dataclass(slots=True, eq=False)
 class InHand:
-    """A delivery that is waiting or in work; `visible_until` moves with each extension."""
+    """A delivery that is waiting or in work; `visible_until` moves with each extension.
+
+    `created` is the span in which the event was made, parsed once for all spans about the delivery.
+    """
 
     delivery: Delivery
     visible_until: float
+    created: SpanContext | None = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.created = remote_context(self.delivery.event.traceparent)
 
     @property
     def message(self) -> Message:
@@ -33,10 +43,17 @@ class InHand:
 
 
 class InFlight:
-    """All messages in hand, with room for `capacity` of them."""
+    """All messages in hand, with room for `capacity` of them.
 
-    def __init__(self, capacity: int) -> None:
+    Args:
+        capacity: messages at most.
+        refill: free places that count as room. More than one saves requests, which SQS charges for,
+            because a request then asks for several messages.
+    """
+
+    def __init__(self, capacity: int, refill: int = 1) -> None:
         self._capacity = capacity
+        self._refill = refill
         self._items: set[InHand] = set()
         self._room = asyncio.Event()
         self._room.set()
@@ -60,11 +77,11 @@ class InFlight:
     def add(self, item: InHand) -> None:
         """Take a message in hand."""
         self._items.add(item)
-        if not self.free:
+        if self.free < self._refill:
             self._room.clear()
 
     def remove(self, item: InHand) -> None:
         """Let go of a message."""
         self._items.discard(item)
-        if self.free:
+        if self.free >= self._refill:
             self._room.set()

@@ -193,8 +193,8 @@ class Settler:
             "process",
             self._subscriber.queue,
             kind=SpanKind.CONSUMER,
-            parent=delivery.event.traceparent,
-            links=link_to(delivery.event.traceparent),
+            parent=item.created,
+            links=link_to(item.created),
             attributes=attributes,
         )
 

@@ -167,25 +167,25 @@ class Relay:
         if not rows:
             return []
         single = rows[0] if len(rows) == 1 else None
+        parent = remote_context(single.traceparent) if single else None
         with messaging_span(
             self._settings.system,
             "send",
             "send",
             destination,
             kind=SpanKind.PRODUCER,
-            parent=single.traceparent if single else None,
+            parent=parent,
             attributes=_row_attributes(single) if single else {BATCH_COUNT: len(rows)},
-            links=link_to(single.traceparent) if single else (),
+            links=link_to(parent),
         ) as span:
             results = await self._publisher.send(
                 destination,
                 [Outgoing(row.id, row.payload.encode(), row.key) for row in rows],
             )
             for row, result in zip(rows, results, strict=True):
-                created = remote_context(row.traceparent)
-                if single and result.message_id:
-                    span.set_attribute(MESSAGE_ID, result.message_id)
-                elif created and not single:
+                if single:
+                    span.set_attribute(MESSAGE_ID, result.message_id or "")
+                elif created := remote_context(row.traceparent):
                     span.add_link(
                         created, _row_attributes(row) | {MESSAGE_ID: result.message_id or ""}
                     )

@@ -17,7 +17,7 @@ from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from onceproof.admin import Health
-from onceproof.errors import DatabaseUnavailableError
+from onceproof.errors import TransientError
 from onceproof.postgres import translated
 
 logger = logging.getLogger(__name__)
@@ -63,7 +63,7 @@ async def watch_database(
             with translated():
                 async with asyncio.timeout(timeout_s), engine.connect() as connection:
                     await connection.execute(_PING)
-        except DatabaseUnavailableError as error:
+        except TransientError as error:
             pause_s = min(interval_s, pause_s * 2 if DATABASE in health.reasons else retry_s)
             # The driver's words may name hosts and users; they belong in the log.
             logger.warning("%s", error)

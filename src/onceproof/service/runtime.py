@@ -55,7 +55,7 @@ class Runtime(Generic[S]):
     def __init__(self, settings: S) -> None:
         self.settings = settings
         self.health = Health()
-        self.health.not_ready(_STARTUP, "nothing is checked yet")
+        self.health.not_ready(_STARTUP, "starting")
         self.stop = asyncio.Event()
 
     async def until_ready(self, dependency: str, check: Callable[[], Awaitable[T]]) -> T:
@@ -66,7 +66,6 @@ class Runtime(Generic[S]):
             StopRequestedError: the process is to stop.
         """
         self.health.not_ready(dependency, "not checked yet")
-        self.health.ready(_STARTUP)
         retrying = tenacity.AsyncRetrying(
             retry=tenacity.retry_if_exception_type((TransientError, TimeoutError)),
             wait=tenacity.wait_exponential(multiplier=0.2, max=5.0) + tenacity.wait_random(0, 0.5),
@@ -80,6 +79,10 @@ class Runtime(Generic[S]):
                 self.health.ready(dependency)
                 return result
         raise AssertionError("unreachable: retries have no end")
+
+    def started(self) -> None:
+        """Everything that was waited for is there; from now on only `health` decides."""
+        self.health.ready(_STARTUP)
 
     def watch(self, dependency: str, reason: str | None) -> None:
         """Report a dependency that went away (with the reason) or came back (None)."""

@@ -11,7 +11,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine, async_sessionmaker
 
 from onceproof.brokers.sqs import SqsBroker
 from onceproof.consumer import Consumer, ConsumerSettings
-from onceproof.errors import DatabaseUnavailableError, DedupWindowError
+from onceproof.errors import DedupWindowError, TransientError
 from onceproof.inbox import check_dedup_window, delete_processed
 from onceproof.ports import QueueInfo
 from onceproof.postgres import check, create_engine
@@ -62,6 +62,7 @@ async def consume(runtime: Runtime[ConsumerServiceSettings]) -> None:
             async with alongside(
                 _clean_up(engine, settings), watch_database(engine, runtime.health)
             ):
+                runtime.started()
                 await consumer.run(runtime.stop)
     finally:
         await engine.dispose()
@@ -120,7 +121,7 @@ async def _clean_up(engine: AsyncEngine, settings: ConsumerServiceSettings) -> N
             deleted = await delete_processed(
                 engine, settings.consumer_name, older_than_s=settings.inbox_retention_s
             )
-        except DatabaseUnavailableError as error:
+        except TransientError as error:
             logger.warning("inbox not cleaned up, trying again later: %s", error)
         else:
             if deleted:

@@ -22,7 +22,6 @@ from onceproof_producer.settings import ProducerSettings
 async def run(runtime: Runtime[ProducerSettings]) -> None:
     """Serve orders until the runtime is told to stop."""
     settings = runtime.settings
-    runtime.health.not_ready("http", "not serving yet")
     engine = create_engine(
         settings.database_url.get_secret_value(),
         application_name=settings.service_name,
@@ -41,7 +40,7 @@ async def run(runtime: Runtime[ProducerSettings]) -> None:
                 settings.http_port,
                 runtime.stop,
                 settings.drain_timeout_s,
-                on_bound=lambda _: runtime.health.ready("http"),
+                on_bound=lambda _: runtime.started(),
             )
     finally:
         await engine.dispose()

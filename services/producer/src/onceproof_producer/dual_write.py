@@ -22,6 +22,7 @@ from onceproof.telemetry import (
     ORDER_ID,
     SpanKind,
     messaging_span,
+    remote_context,
 )
 
 logger = logging.getLogger(__name__)
@@ -70,7 +71,7 @@ class DirectPublisher:
             "send",
             self._queue,
             kind=SpanKind.PRODUCER,
-            parent=event.traceparent,
+            parent=remote_context(event.traceparent),
             attributes={EVENT_ID: event.id, ORDER_ID: event.key or "", DELIVERY_ATTEMPT: _ATTEMPT},
         ) as span:
             [result] = await self._publisher.send(

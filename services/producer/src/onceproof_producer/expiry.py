@@ -9,7 +9,7 @@ from datetime import timedelta
 
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from onceproof.errors import DatabaseUnavailableError
+from onceproof.errors import TransientError
 from onceproof.idempotency import delete_expired
 
 logger = logging.getLogger(__name__)
@@ -21,7 +21,7 @@ async def expire_keys(engine: AsyncEngine, retention_s: float, interval_s: float
     while True:
         try:
             deleted = await delete_expired(engine, retention)
-        except DatabaseUnavailableError as error:
+        except TransientError as error:
             logger.warning("expired idempotency keys stay until the next round: %s", error)
         else:
             if deleted:

@@ -17,7 +17,6 @@ from onceproof_provider.settings import ProviderSettings
 async def run(runtime: Runtime[ProviderSettings]) -> None:
     """Serve charges until the runtime is told to stop."""
     settings = runtime.settings
-    runtime.health.not_ready("http", "not serving yet")
     engine = create_engine(
         settings.database_url.get_secret_value(),
         application_name=settings.service_name,
@@ -44,7 +43,7 @@ async def run(runtime: Runtime[ProviderSettings]) -> None:
                 settings.http_port,
                 runtime.stop,
                 settings.drain_timeout_s,
-                on_bound=lambda _: runtime.health.ready("http"),
+                on_bound=lambda _: runtime.started(),
             )
     finally:
         await engine.dispose()

@@ -12,7 +12,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 
 from onceproof import metrics
 from onceproof.brokers.sqs import SqsBroker
-from onceproof.errors import DatabaseUnavailableError
+from onceproof.errors import TransientError
 from onceproof.outbox import Listener, OutboxStore, Relay, RelaySettings, delete_published
 from onceproof.postgres import check, create_engine
 from onceproof.service import Runtime, alongside, run_service, watch_database
@@ -48,6 +48,7 @@ async def relay(runtime: Runtime[RelayServiceSettings]) -> None:
                 _watch_backlog(store),
                 _clean_up(engine, settings),
             ):
+                runtime.started()
                 await Relay(
                     store,
                     broker,
@@ -68,7 +69,7 @@ async def _watch_backlog(store: OutboxStore) -> None:
     while True:
         try:
             pending, oldest_age_s = await store.pending()
-        except DatabaseUnavailableError as error:
+        except TransientError as error:
             logger.debug("backlog unknown: %s", error)
         else:
             metrics.outbox_pending.set(pending)
@@ -80,7 +81,7 @@ async def _clean_up(engine: AsyncEngine, settings: RelayServiceSettings) -> None
     while True:
         try:
             deleted = await delete_published(engine, older_than_s=settings.retention_s)
-        except DatabaseUnavailableError as error:
+        except TransientError as error:
             logger.warning("published rows not cleaned up, trying again later: %s", error)
         else:
             if deleted:
