@@ -20,7 +20,7 @@ demo: $(STAMP) ## Break a naive payment pipeline, and fail to break the hardened
 	$(BIN)/onceproof demo $(ARGS)
 
 test: $(STAMP) ## Unit, conformance and integration tests, and a short demo
-	$(BIN)/pytest $(ARGS)
+	$(BIN)/pytest --numprocesses 3 --dist worksteal $(ARGS)
 	$(BIN)/onceproof demo --orders 60 --run-dir runs/test
 
 lint: $(STAMP) ## ruff, mypy --strict, import-linter

@@ -47,6 +47,8 @@ async def test_it_waits_with_a_growing_pause_and_says_why(
 
     assert await runtime.until_ready("database", check) == "here"
     assert seen == ["not checked yet", "refused 1", "refused 2"]
+    assert runtime.health.reasons == {"startup": "starting"}
+    runtime.started()
     assert runtime.health.reasons == {}
     assert all(later - earlier >= 0.2 for earlier, later in itertools.pairwise(calls))
 

@@ -195,13 +195,13 @@ class Relay:
         if error is None:
             return RowResult(row, message_id=sent.message_id if sent else None)
         delay_s = self._backoff_s(row.attempts)
+        # A broker's words may hold what Postgres and logs cannot: NUL, or half a surrogate pair.
+        storable = error.replace("\x00", " ").encode(errors="replace").decode()[:_ERROR_CHARS]
         logger.warning(
             "event %s not published at attempt %d, again in %.1f s: %s",
-            row.id, row.attempts, delay_s, error,
+            row.id, row.attempts, delay_s, storable,
         )  # fmt: skip
-        # A broker's words may hold what Postgres text cannot: NUL, or half a surrogate pair.
-        storable = error.replace("\x00", " ").encode(errors="replace").decode()
-        return RowResult(row, error=storable[:_ERROR_CHARS], delay_s=delay_s)
+        return RowResult(row, error=storable, delay_s=delay_s)
 
     def _backoff_s(self, attempts: int) -> float:
         """Full jitter over an exponential ceiling: failed rows must not come back in one wave."""
