@@ -13,10 +13,11 @@ from pathlib import Path
 import pytest
 
 from onceproof.crashpoints import CONSUMER_BEFORE_CHARGE, Action
-from onceproof_chaos.campaign import CampaignSettings, run_campaign
+from onceproof_chaos.campaign import run_campaign
 from onceproof_chaos.environment import Servers
 from onceproof_chaos.plan import Fault, Plan, order_id
 from onceproof_chaos.runfolder import RunFolder
+from onceproof_chaos.settings import CampaignSettings
 from onceproof_chaos.verdict import Result
 
 pytestmark = pytest.mark.slow

@@ -4,19 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import platform
-import shlex
 import time
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Final, Protocol, Self
 
 import aiohttp
 
-from onceproof.crashpoints import CRASH_POINTS
-from onceproof.variants import Fixes, parse_variant
 from onceproof_chaos import jsonl
 from onceproof_chaos.backend import ProcessBackend, Role
 from onceproof_chaos.drain import Drain
@@ -25,104 +22,14 @@ from onceproof_chaos.evidence import collect
 from onceproof_chaos.faultlog import FaultEvent
 from onceproof_chaos.history import HistoryWriter
 from onceproof_chaos.nemesis import Nemesis
-from onceproof_chaos.plan import Plan, build_plan
+from onceproof_chaos.plan import Plan
 from onceproof_chaos.runfolder import RunFolder, RunInfo
+from onceproof_chaos.settings import CampaignSettings
 from onceproof_chaos.verdict import Verdict
+from onceproof_chaos.wiring import environments
 from onceproof_chaos.workload import Workload, generate
 
 _PACKAGES: Final = ("onceproof", "sqlalchemy", "asyncpg", "aiobotocore", "moto")
-
-
-@dataclass(frozen=True, slots=True)
-class CampaignSettings:
-    """What a run does. Times in seconds.
-
-    Args:
-        variant: naive, hardened or an ablation.
-        orders: size of the workload.
-        seed: of workload and plan.
-        broker: sqs.
-        kills_per_point: kills by crash point.
-        stalls: consumers that stand still past the visibility timeout.
-        dropped: publishes that fail.
-        unknown: publishes whose outcome is unknown.
-        provider_timeouts: captures whose answer never comes.
-        rate_per_s: orders per second that the clients place.
-        clients: orders in flight at most.
-        replicas: processes per service.
-        visibility_s: visibility timeout; short, so that a run does not wait for long.
-        max_receive_count: deliveries before the DLQ; high, because a message may be in a process that
-            dies of somebody else's fault again and again.
-        drain_timeout_s: for the queue to become quiet.
-    """
-
-    variant: str
-    orders: int
-    seed: int
-    broker: str = "sqs"
-    kills_per_point: Mapping[str, int] = field(
-        default_factory=lambda: dict.fromkeys(CRASH_POINTS, 4)
-    )
-    stalls: int = 2
-    dropped: int = 2
-    unknown: int = 2
-    provider_timeouts: int = 2
-    rate_per_s: float = 25.0
-    clients: int = 16
-    replicas: Mapping[Role, int] = field(
-        default_factory=lambda: {
-            Role.PROVIDER: 1,
-            Role.CONSUMER: 2,
-            Role.RELAY: 2,
-            Role.PRODUCER: 2,
-        }
-    )
-    visibility_s: float = 3.0
-    max_receive_count: int = 50
-    drain_timeout_s: float = 120.0
-
-    def __post_init__(self) -> None:
-        parse_variant(self.variant)
-
-    @property
-    def fixes(self) -> Fixes:
-        """Which fixes are on."""
-        return parse_variant(self.variant)
-
-    def plan(self) -> Plan:
-        """The faults of the run.
-
-        Raises:
-            ValueError: they do not fit into the workload.
-        """
-        return build_plan(
-            self.seed,
-            self.orders,
-            kills_per_point=self.kills_per_point,
-            stalls=self.stalls,
-            dropped=self.dropped,
-            unknown=self.unknown,
-            provider_timeouts=self.provider_timeouts,
-            stall_s=self.visibility_s + 2,
-        )
-
-    def command(self) -> str:
-        """The command line that repeats the run."""
-        points = [point for point, kills in self.kills_per_point.items() if kills]
-        options: dict[str, object] = {
-            "--variant": self.variant,
-            "--orders": self.orders,
-            "--seed": self.seed,
-            "--kills-per-point": max(self.kills_per_point.values(), default=0),
-            "--points": ",".join(points) or "none",
-            "--stalls": self.stalls,
-            "--dropped": self.dropped,
-            "--unknown": self.unknown,
-            "--provider-timeouts": self.provider_timeouts,
-            "--rate": self.rate_per_s,
-        }
-        words = [word for option, value in options.items() for word in (option, str(value))]
-        return shlex.join(["onceproof", "campaign", "run", *words])
 
 
 class Progress(Protocol):
@@ -267,48 +174,6 @@ async def _guarded(nemesis: Nemesis) -> AsyncIterator[None]:
             guard.cancel()
     except BaseExceptionGroup as failures:
         raise failures.exceptions[0] from None
-
-
-def environments(
-    settings: CampaignSettings, place: Stage, run: RunFolder
-) -> dict[Role, dict[str, str]]:
-    """The services' configuration for a run: as in production, with shorter times."""
-    shared = {
-        **place.servers.aws,
-        "ONCEPROOF_DATABASE_URL": place.database_url,
-        "ONCEPROOF_VARIANT": settings.variant,
-        "ONCEPROOF_SPANS_FILE": str(run.spans_path),
-        "ONCEPROOF_SQS_REGION": place.servers.region,
-        "ONCEPROOF_QUEUE": place.queue,
-        "ONCEPROOF_LOG_LEVEL": "INFO",
-    }
-    if place.servers.sqs_endpoint is not None:
-        shared["ONCEPROOF_SQS_ENDPOINT_URL"] = place.servers.sqs_endpoint
-    visibility_s = settings.visibility_s
-    return {
-        Role.PRODUCER: shared,
-        Role.RELAY: shared
-        | {
-            "ONCEPROOF_LEASE_S": str(visibility_s),
-            "ONCEPROOF_BACKOFF_S": "0.2",
-            "ONCEPROOF_BACKOFF_MAX_S": "2",
-        },
-        Role.CONSUMER: shared
-        | {
-            "ONCEPROOF_VISIBILITY_S": str(visibility_s),
-            "ONCEPROOF_WAIT_S": "5",
-            "ONCEPROOF_BACKOFF_S": "0.2",
-            "ONCEPROOF_BACKOFF_MAX_S": "2",
-            "ONCEPROOF_PROVIDER_TIMEOUT_S": str(visibility_s / 2),
-        },
-        Role.PROVIDER: shared
-        | {
-            "ONCEPROOF_DATABASE_URL": place.provider_database_url,
-            "ONCEPROOF_LATENCY_MS": "5",
-            "ONCEPROOF_JITTER_MS": "10",
-            "ONCEPROOF_WITHHOLD_S": str(visibility_s),
-        },
-    }
 
 
 class _FaultLog:

@@ -9,7 +9,7 @@ from typing import Annotated, Final
 import typer
 
 from onceproof.crashpoints import CRASH_POINTS
-from onceproof_chaos.campaign import CampaignSettings, run_campaign
+from onceproof_chaos.campaign import run_campaign
 from onceproof_chaos.cli.display import Display, kills_table, progress_bars, verdict_table
 from onceproof_chaos.cli.options import (
     DatabaseUrl,
@@ -20,11 +20,13 @@ from onceproof_chaos.cli.options import (
     SqsEndpoint,
     Variant,
     errors,
+    results,
     run,
 )
 from onceproof_chaos.environment import servers
 from onceproof_chaos.report import write_report
 from onceproof_chaos.runfolder import RunFolder
+from onceproof_chaos.settings import CampaignSettings
 from onceproof_chaos.verdict import Verdict
 
 campaign_app = typer.Typer(help="Run one variant under a fault plan.", no_args_is_help=True)
@@ -99,10 +101,10 @@ def run_command(  # noqa: PLR0917 - Typer turns them into named options
         }
         typer.echo(json.dumps(document))
     else:
-        errors.print(verdict_table([(variant, verdict)]), kills_table([(variant, verdict)]))
+        results.print(verdict_table([(variant, verdict)]), kills_table([(variant, verdict)]))
         for reason in verdict.reasons:
-            errors.print(f"  {reason}", soft_wrap=True)
-        errors.print(f"[bold]report[/]  {folder.path / 'report.html'}", soft_wrap=True)
+            results.print(f"  {reason}", soft_wrap=True)
+        results.print(f"[bold]report[/]  {folder.path / 'report.html'}", soft_wrap=True)
     raise typer.Exit(Exit.of(verdict.verdict))
 
 

@@ -10,7 +10,7 @@ from typing import Annotated, Any, Final
 
 import typer
 
-from onceproof_chaos.campaign import CampaignSettings, run_campaign
+from onceproof_chaos.campaign import run_campaign
 from onceproof_chaos.cli.display import Display, kills_table, progress_bars, verdict_table
 from onceproof_chaos.cli.options import (
     DatabaseUrl,
@@ -20,11 +20,13 @@ from onceproof_chaos.cli.options import (
     Seed,
     SqsEndpoint,
     errors,
+    results,
     run,
 )
 from onceproof_chaos.environment import servers
 from onceproof_chaos.report import write_report
 from onceproof_chaos.runfolder import RunFolder
+from onceproof_chaos.settings import CampaignSettings
 from onceproof_chaos.verdict import Result, Verdict
 
 VARIANTS: Final = ("naive", "hardened")
@@ -53,20 +55,18 @@ def demo(
 
     Exit code: 0 when naive failed and hardened passed, else 1.
     """
-    results = run(_both(orders, seed, broker, run_dir, database_url, sqs_endpoint))
-    verdicts = [(folder.info().variant, verdict) for folder, verdict in results]
-    folders = [folder for folder, _ in results]
+    runs = run(_both(orders, seed, broker, run_dir, database_url, sqs_endpoint))
+    verdicts = [(folder.info().variant, verdict) for folder, verdict in runs]
+    folders = [folder for folder, _ in runs]
     page = folders[-1].path / "report.html"
     write_report(page, folders)
     if as_json:
-        typer.echo(
-            json.dumps({folder.info().variant: _as_json(folder, v) for folder, v in results})
-        )
+        typer.echo(json.dumps({folder.info().variant: _as_json(folder, v) for folder, v in runs}))
     else:
-        errors.print(verdict_table(verdicts), kills_table(verdicts))
-        errors.print(f"[bold]report[/]  {page}", soft_wrap=True)
+        results.print(verdict_table(verdicts), kills_table(verdicts))
+        results.print(f"[bold]report[/]  {page}", soft_wrap=True)
         for folder in folders:
-            errors.print(f"run     {folder.path}", soft_wrap=True)
+            results.print(f"run     {folder.path}", soft_wrap=True)
     outcome = {variant: verdict.verdict for variant, verdict in verdicts}
     proved = outcome == {"naive": Result.FAIL, "hardened": Result.PASS}
     if not proved:
@@ -85,7 +85,7 @@ async def _both(
     database_url: str | None,
     sqs_endpoint: str | None,
 ) -> list[tuple[RunFolder, Verdict]]:
-    results = []
+    runs = []
     began = time.monotonic()
     with progress_bars(errors) as bars:
         async with servers(database_url=database_url, sqs_endpoint=sqs_endpoint) as where:
@@ -94,10 +94,10 @@ async def _both(
                     variant=variant, orders=orders, seed=seed, broker=broker.value
                 )
                 display = Display(bars, variant, settings.plan())
-                results.append(await run_campaign(settings, where, run_dir, display))
+                runs.append(await run_campaign(settings, where, run_dir, display))
                 display.phase("done")
     errors.print(f"both variants took {time.monotonic() - began:.0f} s")
-    return results
+    return runs
 
 
 def _as_json(folder: RunFolder, verdict: Verdict) -> dict[str, Any]:

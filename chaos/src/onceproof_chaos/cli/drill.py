@@ -11,7 +11,7 @@ import typer
 from rich.table import Table
 
 from onceproof.crashpoints import ALL_POINTS, Action
-from onceproof_chaos.campaign import CampaignSettings, run_campaign
+from onceproof_chaos.campaign import run_campaign
 from onceproof_chaos.cli.display import Display, progress_bars, verdict_table
 from onceproof_chaos.cli.options import (
     DatabaseUrl,
@@ -22,11 +22,13 @@ from onceproof_chaos.cli.options import (
     SqsEndpoint,
     Variant,
     errors,
+    results,
     run,
 )
 from onceproof_chaos.environment import servers
 from onceproof_chaos.plan import Fault, Plan, order_id
 from onceproof_chaos.runfolder import RunFolder
+from onceproof_chaos.settings import CampaignSettings
 from onceproof_chaos.story import summary, tell
 from onceproof_chaos.verdict import Verdict
 
@@ -82,11 +84,11 @@ def drill(
             table.add_column(column, justify="right" if column == "s" else "left")
         for step in steps:
             table.add_row(f"{step.at - steps[0].at:.2f}", step.who, step.what)
-        errors.print(table)
-        errors.print(summary(folder, order), highlight=False, soft_wrap=True)
-        errors.print(verdict_table([(variant, verdict)]))
+        results.print(table)
+        results.print(summary(folder, order), highlight=False, soft_wrap=True)
+        results.print(verdict_table([(variant, verdict)]))
         for reason in verdict.reasons:
-            errors.print(f"  {reason}", soft_wrap=True)
+            results.print(f"  {reason}", soft_wrap=True)
     raise typer.Exit(Exit.of(verdict.verdict))
 
 

@@ -20,7 +20,9 @@ from onceproof_chaos.verdict import Result
 T = TypeVar("T")
 
 errors: Final = Console(stderr=True)
-"""Progress and errors; standard output is for results."""
+"""Progress and errors."""
+results: Final = Console()
+"""What was asked for."""
 
 
 class Exit(IntEnum):

@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from onceproof_chaos.cli.display import verdict_table
-from onceproof_chaos.cli.options import Exit, Json, errors
+from onceproof_chaos.cli.options import Exit, Json, errors, results
 from onceproof_chaos.report import write_report
 from onceproof_chaos.runfolder import RunFolder, RunFolderError
 
@@ -35,9 +35,9 @@ def verify(
     if as_json:
         typer.echo(json.dumps(verdict.as_json() | {"matches_stored": same}))
     else:
-        errors.print(verdict_table([(folder.info().variant, verdict)]))
+        results.print(verdict_table([(folder.info().variant, verdict)]))
         for reason in verdict.reasons:
-            errors.print(f"  {reason}", soft_wrap=True)
+            results.print(f"  {reason}", soft_wrap=True)
     if not same:
         errors.print("[red]error:[/] verdict.json does not follow from the other files")
         raise typer.Exit(Exit.USAGE)

@@ -1,0 +1,104 @@
+"""What a run does: variant, workload, faults and times; and the command line that repeats it."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from onceproof.crashpoints import CRASH_POINTS
+from onceproof.variants import Fixes, parse_variant
+from onceproof_chaos.backend import Role
+from onceproof_chaos.plan import Plan, build_plan
+
+
+@dataclass(frozen=True, slots=True)
+class CampaignSettings:
+    """What a run does. Times in seconds.
+
+    Args:
+        variant: naive, hardened or an ablation.
+        orders: size of the workload.
+        seed: of workload and plan.
+        broker: sqs.
+        kills_per_point: kills by crash point.
+        stalls: consumers that stand still past the visibility timeout.
+        dropped: publishes that fail.
+        unknown: publishes whose outcome is unknown.
+        provider_timeouts: captures whose answer never comes.
+        rate_per_s: orders per second that the clients place.
+        clients: orders in flight at most.
+        replicas: processes per service.
+        visibility_s: visibility timeout; short, so that a run does not wait for long.
+        max_receive_count: deliveries before the DLQ; high, because a message may be in a process that
+            dies of somebody else's fault again and again.
+        drain_timeout_s: for the queue to become quiet.
+    """
+
+    variant: str
+    orders: int
+    seed: int
+    broker: str = "sqs"
+    kills_per_point: Mapping[str, int] = field(
+        default_factory=lambda: dict.fromkeys(CRASH_POINTS, 4)
+    )
+    stalls: int = 2
+    dropped: int = 2
+    unknown: int = 2
+    provider_timeouts: int = 2
+    rate_per_s: float = 25.0
+    clients: int = 16
+    replicas: Mapping[Role, int] = field(
+        default_factory=lambda: {
+            Role.PROVIDER: 1,
+            Role.CONSUMER: 2,
+            Role.RELAY: 2,
+            Role.PRODUCER: 2,
+        }
+    )
+    visibility_s: float = 3.0
+    max_receive_count: int = 50
+    drain_timeout_s: float = 120.0
+
+    def __post_init__(self) -> None:
+        parse_variant(self.variant)
+
+    @property
+    def fixes(self) -> Fixes:
+        """Which fixes are on."""
+        return parse_variant(self.variant)
+
+    def plan(self) -> Plan:
+        """The faults of the run.
+
+        Raises:
+            ValueError: they do not fit into the workload.
+        """
+        return build_plan(
+            self.seed,
+            self.orders,
+            kills_per_point=self.kills_per_point,
+            stalls=self.stalls,
+            dropped=self.dropped,
+            unknown=self.unknown,
+            provider_timeouts=self.provider_timeouts,
+            stall_s=self.visibility_s + 2,
+        )
+
+    def command(self) -> str:
+        """The command line that repeats the run."""
+        points = [point for point, kills in self.kills_per_point.items() if kills]
+        options: dict[str, object] = {
+            "--variant": self.variant,
+            "--orders": self.orders,
+            "--seed": self.seed,
+            "--kills-per-point": max(self.kills_per_point.values(), default=0),
+            "--points": ",".join(points) or "none",
+            "--stalls": self.stalls,
+            "--dropped": self.dropped,
+            "--unknown": self.unknown,
+            "--provider-timeouts": self.provider_timeouts,
+            "--rate": self.rate_per_s,
+        }
+        words = [word for option, value in options.items() for word in (option, str(value))]
+        return shlex.join(["onceproof", "campaign", "run", *words])

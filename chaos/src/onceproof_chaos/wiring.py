@@ -1,0 +1,50 @@
+"""The services' configuration for a run: as in production, with shorter times."""
+
+from __future__ import annotations
+
+from onceproof_chaos.backend import Role
+from onceproof_chaos.environment import Stage
+from onceproof_chaos.runfolder import RunFolder
+from onceproof_chaos.settings import CampaignSettings
+
+
+def environments(
+    settings: CampaignSettings, place: Stage, run: RunFolder
+) -> dict[Role, dict[str, str]]:
+    """The services' configuration for a run: as in production, with shorter times."""
+    shared = {
+        **place.servers.aws,
+        "ONCEPROOF_DATABASE_URL": place.database_url,
+        "ONCEPROOF_VARIANT": settings.variant,
+        "ONCEPROOF_SPANS_FILE": str(run.spans_path),
+        "ONCEPROOF_SQS_REGION": place.servers.region,
+        "ONCEPROOF_QUEUE": place.queue,
+        "ONCEPROOF_LOG_LEVEL": "INFO",
+    }
+    if place.servers.sqs_endpoint is not None:
+        shared["ONCEPROOF_SQS_ENDPOINT_URL"] = place.servers.sqs_endpoint
+    visibility_s = settings.visibility_s
+    return {
+        Role.PRODUCER: shared,
+        Role.RELAY: shared
+        | {
+            "ONCEPROOF_LEASE_S": str(visibility_s),
+            "ONCEPROOF_BACKOFF_S": "0.2",
+            "ONCEPROOF_BACKOFF_MAX_S": "2",
+        },
+        Role.CONSUMER: shared
+        | {
+            "ONCEPROOF_VISIBILITY_S": str(visibility_s),
+            "ONCEPROOF_WAIT_S": "5",
+            "ONCEPROOF_BACKOFF_S": "0.2",
+            "ONCEPROOF_BACKOFF_MAX_S": "2",
+            "ONCEPROOF_PROVIDER_TIMEOUT_S": str(visibility_s / 2),
+        },
+        Role.PROVIDER: shared
+        | {
+            "ONCEPROOF_DATABASE_URL": place.provider_database_url,
+            "ONCEPROOF_LATENCY_MS": "5",
+            "ONCEPROOF_JITTER_MS": "10",
+            "ONCEPROOF_WITHHOLD_S": str(visibility_s),
+        },
+    }
