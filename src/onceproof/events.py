@@ -62,7 +62,15 @@ class Event:
 
         Raises:
             EventTooLargeError: beyond `MAX_EVENT_BYTES`.
+            MalformedEventError: an attribute that `decode` would refuse. Better the caller's
+                transaction fails than that every consumer rejects what it committed.
         """
+        for name, value in (("id", self.id), ("source", self.source), ("type", self.type)):
+            _required({name: value}, name)
+        _optional({"subject": self.key}, "subject")
+        clash = _CONTEXT.intersection(self.extensions)
+        if clash:
+            raise MalformedEventError(f"extensions cannot be named {', '.join(sorted(clash))}")
         document: dict[str, Any] = {
             "specversion": "1.0",
             "id": self.id,

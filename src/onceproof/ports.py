@@ -7,12 +7,15 @@ stronger is built above these ports, never below them. Every adapter passes `tes
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Protocol
 
 from onceproof.events import Event
+
+HealthListener = Callable[[str, str | None], None]
+"""Told a dependency (`database`, `broker`) and why it is away, or None when it is back."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -333,6 +333,36 @@ async def test_a_handler_whose_connection_died_is_retried(rig: Rig) -> None:
     assert [delivery.attempt for delivery in rig.seen] == [1, 2]
 
 
+async def test_a_handler_that_is_cancelled_from_within_fails_and_ends_no_worker(rig: Rig) -> None:
+    async def cancelled_once(delivery: Delivery) -> None:
+        if delivery.attempt == 1:
+            raise asyncio.CancelledError
+
+    rig.behave = cancelled_once
+    await rig.send(rig.order(1))
+    async with rig.running(rig.consumer()):
+        await rig.drained()
+    assert [delivery.attempt for delivery in rig.seen] == [1, 2]
+    assert len(await rig.charges()) == 1
+
+
+async def test_what_a_customer_sent_is_in_no_log(
+    rig: Rig, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def wrong_once(session: AsyncSession, delivery: Delivery) -> None:
+        rig.seen.append(delivery)
+        if delivery.attempt == 1:
+            await session.execute(text("SELECT CAST(:card AS int)"), {"card": "card 4111"})
+
+    rig.handle = wrong_once  # type: ignore[method-assign]
+    await rig.send(rig.order(1))
+    async with rig.running(rig.consumer()):
+        await rig.drained()
+    assert "failed at attempt 1" in caplog.text
+    assert "[parameters:" not in caplog.text
+    assert len(rig.seen) == 2
+
+
 def test_a_consumer_without_a_handler_is_refused(rig: Rig) -> None:
     with pytest.raises(ConfigurationError, match="needs handle"):
         Consumer(rig.subscriber, async_sessionmaker[AsyncSession](), settings=ConsumerSettings("c"))

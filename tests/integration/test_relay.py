@@ -176,13 +176,22 @@ async def test_a_broker_that_is_away_is_not_hammered(engine: AsyncEngine, broker
     settings = RelaySettings(
         batch_size=10, poll_s=0.02, backoff_s=0.01, backoff_max_s=0.01, database_backoff_s=0.2
     )
-    async with running(relay(engine, broker, settings=settings)):
+    health: list[tuple[str, str | None]] = []
+    told = Relay(
+        OutboxStore(engine, relay="r"),
+        broker,
+        settings=settings,
+        on_health=lambda dependency, reason: health.append((dependency, reason)),
+    )
+    async with running(told):
         await until(lambda: broker.calls >= 1)
         before = broker.calls
         await asyncio.sleep(0.6)  # the measured window, not a wait for something
         assert broker.calls - before <= 5
+        assert set(health) == {("broker", "broker unavailable")}
         broker.answer = lambda _: None
         await published(engine, 400)
+    assert health[-1] == ("broker", None)
 
 
 async def test_a_wake_up_makes_a_slow_relay_send_at_once_also_after_its_connection_was_lost(

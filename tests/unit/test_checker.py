@@ -145,7 +145,10 @@ def test_an_order_in_the_dlq_is_not_lost(names: dict[str, str]) -> None:
         dlq=(DeadLetterRow("m-1", "{}", 5, "poison", **names),),
     )
     verdict = judge(evidence=evidence)
-    assert (verdict.verdict, verdict.lost, verdict.dead_lettered) == (Result.PASS, 0, 1)
+    assert (verdict.lost, verdict.dead_lettered, verdict.breaches) == (0, 1, ())
+    # Nor is it charged, and no fault of a plan makes an order poisonous.
+    assert verdict.verdict is Result.INCONCLUSIVE
+    assert any("dead-letter queue, not charged: 1" in reason for reason in verdict.reasons)
 
 
 def test_a_foreign_message_in_the_dlq_saves_nobody() -> None:
@@ -337,11 +340,13 @@ def test_any_history_is_judged_like_by_hand(
 
     expected: set[tuple[str, str]] = set()
     recovered = 0
+    given_up = False
     for order in ORDERS:
         promised = [(outcome, amount) for o, outcome, amount in history if o == order]
         ledger = sorted((n, a) for o, n, a in captured if o == order)
         table = sorted((n, a) for o, n, a in charged if o == order)
         outcome, amount = promised[0] if promised else (None, None)
+        given_up |= outcome is Outcome.OK and ledger == [] and order in dead
         if outcome is Outcome.OK and ledger == [] and order not in dead:
             expected.add(("lost", order))
         if len(ledger) >= 2:
@@ -356,4 +361,4 @@ def test_any_history_is_judged_like_by_hand(
     assert verdict.recovered == recovered
     assert (verdict.verdict is Result.FAIL) == bool(expected)
     if not expected:
-        assert (verdict.verdict is Result.PASS) == bool(history)
+        assert (verdict.verdict is Result.PASS) == (bool(history) and not given_up)

@@ -69,3 +69,18 @@ def test_what_is_not_an_event_says_why(body, reason):
 def test_decoding_never_fails_in_another_way(body):
     with suppress(MalformedEventError):
         Event.decode(body)
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        ({"type": ""}, "'type' is missing"),
+        ({"id": ""}, "'id' is missing"),
+        ({"key": "a\x00b"}, "control characters"),
+        ({"key": "k" * 256}, "longer than"),
+        ({"extensions": {"id": "other"}}, "cannot be named id"),
+    ],
+)
+def test_what_no_consumer_would_take_cannot_be_sent(change, reason):
+    with pytest.raises(MalformedEventError, match=reason):
+        Event(**{"type": "dev.test", "data": None} | change).encode()

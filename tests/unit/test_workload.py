@@ -138,6 +138,14 @@ async def test_one_unknown_outcome_is_enough_to_stay_unknown(place: Place) -> No
     assert finished.outcome is Outcome.INFO
 
 
+@pytest.mark.parametrize("refusal", [401, 404, 422])
+async def test_a_late_refusal_does_not_undo_what_may_have_happened(
+    place: Place, refusal: int
+) -> None:
+    finished = await place(ORDER, "reset", refusal)
+    assert (finished.outcome, finished.status) == (Outcome.INFO, refusal)
+
+
 async def test_a_refused_connection_was_not_sent(place: Place, unused_tcp_port: int) -> None:
     finished = await place(IMPATIENT, urls=[f"http://127.0.0.1:{unused_tcp_port}"])
     assert (finished.outcome, finished.status) == (Outcome.FAIL, None)

@@ -17,7 +17,7 @@ import aiohttp
 from onceproof_chaos import jsonl
 from onceproof_chaos.backend import ProcessBackend, Role
 from onceproof_chaos.drain import Drain
-from onceproof_chaos.environment import Servers, Stage, connect, stage
+from onceproof_chaos.environment import Servers, Stage, asyncpg_url, connect, stage
 from onceproof_chaos.evidence import collect
 from onceproof_chaos.faultlog import FaultEvent
 from onceproof_chaos.history import HistoryWriter
@@ -52,6 +52,7 @@ async def run_campaign(
     progress: Progress,
     *,
     plan: Plan | None = None,
+    command: str | None = None,
 ) -> tuple[RunFolder, Verdict]:
     """Run once, and judge it from the run folder.
 
@@ -61,6 +62,7 @@ async def run_campaign(
         root: folder that gets the run folder.
         progress: told how it gets on.
         plan: the faults, where they are not those of `settings`.
+        command: the command line that repeats the run, where it is not that of `settings`.
 
     Raises:
         BackendError: a service did not start.
@@ -84,36 +86,42 @@ async def run_campaign(
         broker = await stack.enter_async_context(connect(where))
         drain = Drain(place, broker, window_s=settings.visibility_s + 0.5)
         faults = stack.enter_context(_FaultLog(run, progress))
-        started, drain_reason = await _carry_out(
-            settings, plan, place, run, drain, faults, progress
-        )
-        ended = time.time()
-        progress.phase("collecting evidence")
-        await collect(
-            run.evidence_dir,
-            database_url=place.database_url,
-            provider_database_url=place.provider_database_url,
-            dlq=await drain.dead_letters(),
-        )
-    run.spans_path.touch()
-    run.write_info(
-        RunInfo(
-            seed=settings.seed,
-            variant=settings.variant,
-            fixes=settings.fixes.as_dict(),
-            orders=settings.orders,
-            settings=_printable(settings),
-            versions=_versions(place.postgres_version),
-            command=settings.command(),
-            started_at=started,
-            ended_at=ended,
-            duration_s=time.time() - began,
-            drained=drain_reason is None,
-            drain_reason=drain_reason,
-        )
-    )
-    verdict = run.judge()
-    run.write_verdict(verdict)
+        drain_reason: str | None = "the run was aborted"
+        try:
+            drain_reason = await _carry_out(settings, plan, place, run, drain, faults, progress)
+        except Exception as error:
+            drain_reason = f"the run was aborted: {error}"
+            raise
+        finally:
+            # Also what an aborted run leaves can be looked at, and is never a pass.
+            ended = time.time()
+            progress.phase("collecting evidence")
+            await collect(
+                run.evidence_dir,
+                database_url=asyncpg_url(place.database_url),
+                provider_database_url=asyncpg_url(place.provider_database_url),
+                dlq=await drain.dead_letters(),
+            )
+            run.spans_path.touch()
+            run.history_path.touch()
+            run.write_info(
+                RunInfo(
+                    seed=settings.seed,
+                    variant=settings.variant,
+                    fixes=settings.fixes.as_dict(),
+                    orders=settings.orders,
+                    settings=_printable(settings),
+                    versions=_versions(place.postgres_version),
+                    command=command or settings.command(),
+                    started_at=_load_began(run, began),
+                    ended_at=ended,
+                    duration_s=time.time() - began,
+                    drained=drain_reason is None,
+                    drain_reason=drain_reason,
+                )
+            )
+            verdict = run.judge()
+            run.write_verdict(verdict)
     return run, verdict
 
 
@@ -125,8 +133,8 @@ async def _carry_out(
     drain: Drain,
     faults: _FaultLog,
     progress: Progress,
-) -> tuple[float, str | None]:
-    """Load under faults until all is quiet; when the load began, and why the drain gave up."""
+) -> str | None:
+    """Load under faults until all is quiet; why the drain gave up, or None."""
     async with AsyncExitStack() as stack:
         http = await stack.enter_async_context(aiohttp.ClientSession())
         backend = ProcessBackend(environments(settings, place, run), run.logs, http)
@@ -136,7 +144,6 @@ async def _carry_out(
         progress.phase("starting services")
         await nemesis.start(settings.replicas)
         progress.phase("placing orders under faults")
-        started = time.time()
         with HistoryWriter(run.history_path) as history:
             workload = Workload(
                 generate(settings.seed, settings.orders),
@@ -161,7 +168,7 @@ async def _carry_out(
                     timeout_s=settings.drain_timeout_s, idle=lambda: nemesis.idle
                 )
         progress.phase("stopping services")
-        return started, reason
+        return reason
 
 
 @asynccontextmanager
@@ -192,6 +199,11 @@ class _FaultLog:
 
     def __exit__(self, *_: object) -> None:
         self._lines.close()
+
+
+def _load_began(run: RunFolder, otherwise: float) -> float:
+    """When the first client sent its first request."""
+    return min((entry.started_at for entry in run.history().finished.values()), default=otherwise)
 
 
 def _printable(settings: CampaignSettings) -> dict[str, Any]:

@@ -56,11 +56,18 @@ def check(
     kinds = list(BreachKind)
     found = sorted(_breaches(history, evidence), key=lambda b: (kinds.index(b.kind), b.order_id))
     breaches = _with_rows(found, history, evidence)
-    reasons = tuple(_reasons(history, plan, faults, drained, drain_reason))
     by_kind = Counter(breach.kind for breach in breaches)
     captured = Counter(capture.order_id for capture in evidence.captures)
     dead = _dead_lettered(evidence)
     outcomes = [(entry.outcome, entry.order_id) for entry in history.finished.values()]
+    dead_lettered = sum(
+        outcome is Outcome.OK and not captured[order] and order in dead
+        for outcome, order in outcomes
+    )
+    reasons = tuple(_reasons(history, plan, faults, drained, drain_reason))
+    if dead_lettered:
+        # No fault of a plan makes an order poisonous, so the pipeline gave up on them by itself.
+        reasons += (f"Accepted orders are in the dead-letter queue, not charged: {dead_lettered}.",)
     without_breach = Result.INCONCLUSIVE if reasons else Result.PASS
     return Verdict(
         verdict=Result.FAIL if breaches else without_breach,
@@ -71,9 +78,7 @@ def check(
         unexpected=by_kind[BreachKind.UNEXPECTED],
         mismatched=by_kind[BreachKind.MISMATCHED],
         recovered=sum(o is Outcome.INFO and captured[order] == 1 for o, order in outcomes),
-        dead_lettered=sum(
-            o is Outcome.OK and not captured[order] and order in dead for o, order in outcomes
-        ),
+        dead_lettered=dead_lettered,
         redeliveries=spans.redeliveries,
         deduplicated=spans.dedup_hits,
         dedup_hit_rate=spans.dedup_hit_rate,

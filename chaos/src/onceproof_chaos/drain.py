@@ -110,7 +110,10 @@ class Drain:
         """What is in the DLQ; the messages stay there."""
         rows = []
         while messages := await self._dead_letters.receive(
-            max_messages=10, wait_s=0, visibility_s=_DLQ_VISIBILITY_S
+            # A short poll may come back empty on AWS although there are messages.
+            max_messages=10,
+            wait_s=2,
+            visibility_s=_DLQ_VISIBILITY_S,
         ):
             for message in messages:
                 order_id, event_id = _identity(message.body)

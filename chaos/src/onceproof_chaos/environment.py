@@ -145,8 +145,12 @@ async def connect(where: Servers) -> AsyncIterator[SqsBroker]:
 
 
 def asyncpg_url(url: str) -> str:
-    """A URL for asyncpg itself, which does not know SQLAlchemy's driver names."""
-    return normalise_url(url).set(drivername="postgresql").render_as_string(hide_password=False)
+    """A URL for asyncpg itself, which knows libpq's names and not SQLAlchemy's."""
+    parsed = normalise_url(url).set(drivername="postgresql")
+    query = dict(parsed.query)
+    if "ssl" in query:
+        query["sslmode"] = query.pop("ssl")
+    return parsed.set(query=query).render_as_string(hide_password=False)
 
 
 def _with_database(url: str, database: str) -> str:

@@ -139,6 +139,8 @@ class Workload:
             if outcome is None and (late or (unknown and order.impatient)):
                 # A client that never got through was promised nothing, and knows it.
                 outcome = Outcome.INFO if unknown else Outcome.FAIL
+            if outcome is Outcome.FAIL and unknown:
+                outcome = Outcome.INFO  # a refusal now does not undo what may have happened before
             if outcome is not None:
                 break
             await asyncio.sleep(pause_s)

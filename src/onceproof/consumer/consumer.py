@@ -12,7 +12,6 @@ import asyncio
 import contextlib
 import logging
 import time
-from collections.abc import Callable
 from typing import Any, Final
 
 from sqlalchemy import text
@@ -34,7 +33,7 @@ from onceproof.errors import (
     QueueNotFoundError,
 )
 from onceproof.events import Event
-from onceproof.ports import Delivery, Message, Subscriber
+from onceproof.ports import Delivery, HealthListener, Message, Subscriber
 from onceproof.postgres import translated
 from onceproof.telemetry import (
     BATCH_COUNT,
@@ -47,9 +46,6 @@ from onceproof.telemetry import (
 )
 
 logger = logging.getLogger(__name__)
-
-HealthListener = Callable[[str, str | None], None]
-"""Told a dependency (`database`, `broker`) and why it is away, or None when it is back."""
 
 _RECEIVE_BATCH: Final = 10
 """Messages that one request can bring, on SQS."""

@@ -27,7 +27,8 @@ class ConsumerSettings:
         backoff_s: first delay before a failed message comes again; it doubles with each attempt.
         backoff_max_s: longest such delay.
         ack_linger_s: how long an ack may wait for company, in seconds.
-        drain_timeout_s: seconds for handlers to finish after a stop; below the pod's grace period.
+        drain_timeout_s: seconds for handlers to finish after a stop; a pod's grace period must be
+            15 s longer at least, for the last requests to a broker that may be away.
         unavailable_backoff_s: pause in seconds when broker or database are away.
         system: `messaging.system` in spans.
         fixes: which fixes are on; anything but all of them is for showing why they are needed.

@@ -118,7 +118,11 @@ class Settler:
             with trace.use_span(spans[0], end_on_exit=False):
                 async with asyncio.timeout(self._settings.handler_timeout_s):
                     outcomes = await self._transaction.run([item.delivery for item in items])
-        except Exception as error:  # noqa: BLE001 - a handler may raise anything; all of it is settled here
+        except (Exception, asyncio.CancelledError) as raised:
+            error = _failure(raised)
+            if error is None:
+                _end(spans, Outcome.RETRIED)
+                raise
             for span in spans:
                 span.record_exception(error)
                 span.set_status(Status(StatusCode.ERROR, type(error).__name__))
@@ -197,6 +201,17 @@ class Settler:
             links=link_to(item.created),
             attributes=attributes,
         )
+
+
+def _failure(raised: BaseException) -> Exception | None:
+    """What a handler's failure is, or None when it is this worker that is being cancelled."""
+    if isinstance(raised, Exception):
+        return raised
+    task = asyncio.current_task()
+    if task is not None and task.cancelling():
+        return None
+    # Something that the handler awaited was cancelled: that must not end the worker.
+    return TransientError("the handler was cancelled from within")
 
 
 def _end(spans: Sequence[Span], outcome: Outcome) -> None:

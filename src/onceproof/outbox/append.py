@@ -28,6 +28,7 @@ async def append(session: AsyncSession | AsyncConnection, event: Event, destinat
 
     Raises:
         EventTooLargeError: no broker would take it. Nothing was written.
+        MalformedEventError: no consumer would take it. Nothing was written.
     """
     if event.traceparent is None:
         event = replace(event, traceparent=current_traceparent())

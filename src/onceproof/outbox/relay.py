@@ -18,7 +18,7 @@ from onceproof import metrics
 from onceproof.crashpoints import RELAY_AFTER_PUBLISH, RELAY_BEFORE_PUBLISH, crash_point
 from onceproof.errors import InjectedDropError, TransientError
 from onceproof.outbox.store import OutboxRow, OutboxStore, RowResult
-from onceproof.ports import Outgoing, Publisher, SendResult
+from onceproof.ports import HealthListener, Outgoing, Publisher, SendResult
 from onceproof.telemetry import (
     BATCH_COUNT,
     DELIVERY_ATTEMPT,
@@ -71,6 +71,7 @@ class Relay:
         wakeup: set by whoever knows of new rows; see `Listener`.
         settings: how it works.
         rng: source of the jitter.
+        on_health: told why the broker takes nothing at all (`broker`, reason), and None when it does.
     """
 
     def __init__(
@@ -81,7 +82,9 @@ class Relay:
         wakeup: asyncio.Event | None = None,
         settings: RelaySettings | None = None,
         rng: random.Random | None = None,
+        on_health: HealthListener = lambda _dependency, _reason: None,
     ) -> None:
+        self._on_health = on_health
         self._store = store
         self._publisher = publisher
         self._wakeup = wakeup or asyncio.Event()
@@ -134,7 +137,9 @@ class Relay:
         )
         results = [result for batch in batches for result in batch]
         await self._store.mark(results)
-        failed = sum(result.error is not None for result in results)
+        errors = [result.error for result in results if result.error is not None]
+        failed = len(errors)
+        self._on_health("broker", errors[-1] if failed == len(results) else None)
         metrics.published.inc(len(results) - failed)
         metrics.publish_failures.inc(failed)
         return len(rows), failed

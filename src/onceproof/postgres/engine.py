@@ -88,6 +88,7 @@ def create_engine(
         max_overflow=0,
         pool_timeout=connect_timeout_s * 2,
         pool_pre_ping=False,
+        hide_parameters=True,  # they are customers' data, and errors go to logs and traces
         connect_args={
             "timeout": connect_timeout_s,
             # The server's own timeout does not reach us when the network swallows its answer.

@@ -17,13 +17,13 @@ from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from onceproof.admin import Health
-from onceproof.errors import TransientError
+from onceproof.errors import DatabaseUnavailableError, TransientError
 from onceproof.postgres import translated
 
 logger = logging.getLogger(__name__)
 
 DATABASE: Final = "database"
-_PING: Final = text("SELECT 1")
+_READ_ONLY: Final = text("SELECT current_setting('transaction_read_only')::bool")
 
 
 @asynccontextmanager
@@ -62,7 +62,9 @@ async def watch_database(
         try:
             with translated():
                 async with asyncio.timeout(timeout_s), engine.connect() as connection:
-                    await connection.execute(_PING)
+                    # A standby answers, but no service can work on it until it is promoted.
+                    if await connection.scalar(_READ_ONLY):
+                        raise DatabaseUnavailableError("the database is read-only")
         except TransientError as error:
             pause_s = min(interval_s, pause_s * 2 if DATABASE in health.reasons else retry_s)
             # The driver's words may name hosts and users; they belong in the log.

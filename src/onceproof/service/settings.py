@@ -42,8 +42,8 @@ class ServiceSettings(BaseSettings):
     otlp_endpoint: str | None = None
     """Send spans to this OTLP/HTTP endpoint, e.g. `http://collector:4318`."""
     log_level: str = Field(default="INFO", pattern="^(DEBUG|INFO|WARNING|ERROR)$")
-    drain_timeout_s: float = Field(default=20.0, ge=0)
-    """For work in progress after SIGTERM; below the pod's grace period."""
+    drain_timeout_s: float = Field(default=15.0, ge=0)
+    """For work in progress after SIGTERM; the pod's grace period must be at least 15 s longer."""
 
     @field_validator("database_url")
     @classmethod

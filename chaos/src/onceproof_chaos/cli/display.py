@@ -23,6 +23,7 @@ _ROWS = (
     ("unexpected", "unexpected"),
     ("mismatched", "mismatched"),
     ("recovered", "recovered"),
+    ("dead_lettered", "dead-lettered"),
     ("redeliveries", "redeliveries"),
     ("deduplicated", "deduplicated"),
 )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Final
@@ -64,12 +65,23 @@ def drill(
     Exit code: 0 pass, 1 a breach was found, 3 inconclusive, 2 the drill could not be run.
     """
     settings = CampaignSettings(
-        variant=variant, orders=ORDERS, seed=seed, visibility_s=VISIBILITY_S, rate_per_s=10
+        variant=variant,
+        orders=ORDERS,
+        seed=seed,
+        kills_per_point={},
+        stalls=0,
+        dropped=0,
+        unknown=0,
+        provider_timeouts=0,
+        visibility_s=VISIBILITY_S,
+        rate_per_s=10,
     )
     order = order_id(seed, 0)
     park_s = VISIBILITY_S + 2 if action is Action.STALL else 60.0
     plan = Plan(seed, ORDERS, (Fault("drill", point, action, (order,), park_s=park_s),))
-    folder, verdict = run(_run(settings, plan, run_dir, database_url, sqs_endpoint))
+    words = ["drill", point, "--action", action, "--variant", variant, "--seed", str(seed)]
+    command = shlex.join(["onceproof", *words])
+    folder, verdict = run(_run(settings, plan, command, run_dir, database_url, sqs_endpoint))
     steps = tell(folder, order)
     if as_json:
         document = verdict.as_json() | {
@@ -95,6 +107,7 @@ def drill(
 async def _run(
     settings: CampaignSettings,
     plan: Plan,
+    command: str,
     run_dir: Path,
     database_url: str | None,
     sqs_endpoint: str | None,
@@ -103,4 +116,4 @@ async def _run(
     with progress_bars(errors) as bars:
         async with servers(database_url=database_url, sqs_endpoint=sqs_endpoint) as where:
             display = Display(bars, settings.variant, plan)
-            return await run_campaign(settings, where, run_dir, display, plan=plan)
+            return await run_campaign(settings, where, run_dir, display, plan=plan, command=command)

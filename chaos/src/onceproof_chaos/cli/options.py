@@ -85,6 +85,10 @@ def run(work: Coroutine[Any, Any, T]) -> T:
     except (OnceproofError, BackendError, RunFolderError, ValueError) as error:
         errors.print(f"[red]error:[/] {error}", highlight=False, soft_wrap=True)
         raise typer.Exit(Exit.USAGE) from error
+    except Exception:  # noqa: BLE001 - the last line of defence of a command
+        # 1 means that a breach was found, so what broke here must not end with it.
+        errors.print_exception(show_locals=False)
+        raise typer.Exit(Exit.USAGE) from None
     except KeyboardInterrupt:
         errors.print("stopped; services, databases and queues of the run are removed")
         raise typer.Exit(130) from None

@@ -23,6 +23,10 @@ _RECORD: Final = text("""
     VALUES (:order_id, :event_id, :amount, :currency, :provider_charge_id, :delivery_attempt)
 """)
 
+_REFUSALS: Final = frozenset({400, 413, 415, 422})
+"""Answers that are about this order. A 401 or 404 is about our key or our URL, and mends itself for all
+orders once somebody has corrected that; it must not empty the queue into the DLQ."""
+
 
 class OrderPlaced(BaseModel):
     """Payload of the event; `amount` in minor units of `currency`."""
@@ -87,11 +91,11 @@ class Payments:
             async with self._http.post(
                 self._url, json=order.model_dump(), headers=headers, timeout=self._timeout
             ) as response:
-                if response.status >= 500 or response.status in {408, 409, 429}:
-                    raise TransientError(f"the provider answered {response.status}")
-                if response.status >= 400:
+                if response.status in _REFUSALS:
                     reason = (await response.text())[:300]
                     raise PermanentError(f"the provider refused: {response.status} {reason}")
+                if response.status >= 400:
+                    raise TransientError(f"the provider answered {response.status}")
                 document = await response.json()
         except aiohttp.ClientConnectorError as error:
             raise TransientError(f"the provider cannot be reached: {error}") from error

@@ -53,6 +53,7 @@ async def relay(runtime: Runtime[RelayServiceSettings]) -> None:
                     store,
                     broker,
                     wakeup=wakeup,
+                    on_health=runtime.watch,
                     settings=RelaySettings(
                         batch_size=settings.batch_size,
                         lease_s=settings.lease_s,
