@@ -8,8 +8,10 @@ import json
 import os
 import subprocess
 import sys
+import time
 from pathlib import Path
 
+import psutil
 import pytest
 
 from onceproof.crashpoints import CONSUMER_BEFORE_CHARGE, Action
@@ -161,6 +163,37 @@ async def test_a_fault_that_is_never_reached_makes_the_run_inconclusive(
     assert verdict.verdict is Result.INCONCLUSIVE
     assert any("late" in reason for reason in verdict.reasons)
     assert RunFolder.open(folder.path).judge() == verdict
+
+
+def test_services_do_not_outlive_a_harness_that_is_killed(database_url, sqs_endpoint, tmp_path):
+    harness = subprocess.Popen(
+        [
+            sys.executable, "-c", "from onceproof.cli import main; main()",
+            "campaign", "run", "--orders", "500", "--run-dir", str(tmp_path),
+            "--database-url", database_url, "--sqs-endpoint", sqs_endpoint,
+        ],
+        stderr=subprocess.DEVNULL,
+    )  # fmt: skip
+    until(lambda: list(tmp_path.glob("*/history.jsonl")))
+    descendants = psutil.Process(harness.pid).children(recursive=True)
+    assert len(descendants) > 7  # the services, and the server that forks them
+    harness.kill()
+    harness.wait()
+    until(lambda: not any(alive(process) for process in descendants))
+
+
+def alive(process):
+    try:
+        return process.status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
+
+
+def until(condition):
+    deadline = time.monotonic() + 60
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
 
 
 @pytest.mark.parametrize(

@@ -5,11 +5,15 @@ from __future__ import annotations
 import shlex
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Final
 
 from onceproof.crashpoints import CRASH_POINTS
 from onceproof.variants import Fixes, parse_variant
 from onceproof_chaos.backend import Role
 from onceproof_chaos.plan import Plan, build_plan
+
+_SMALL_DEMO: Final = 120
+"""Orders below which a demo has half as many faults."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,6 +71,22 @@ class CampaignSettings:
     def fixes(self) -> Fixes:
         """Which fixes are on."""
         return parse_variant(self.variant)
+
+    @classmethod
+    def demo(cls, variant: str, orders: int, seed: int, broker: str) -> CampaignSettings:
+        """A demo's settings: every kind of fault, few enough to leave each of them spare orders."""
+        small = orders < _SMALL_DEMO
+        return cls(
+            variant=variant,
+            orders=orders,
+            seed=seed,
+            broker=broker,
+            kills_per_point=dict.fromkeys(CRASH_POINTS, 2 if small else 4),
+            stalls=1 if small else 2,
+            dropped=1 if small else 2,
+            unknown=1 if small else 2,
+            provider_timeouts=1 if small else 2,
+        )
 
     def plan(self) -> Plan:
         """The faults of the run.

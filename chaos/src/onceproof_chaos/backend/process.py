@@ -1,9 +1,9 @@
 """Each service is an operating system's process: a SIGKILL is a SIGKILL.
 
 Processes are forked from a server that has imported the services already (`multiprocessing`'s
-forkserver), because a run restarts dozens of them and a cold start takes seconds of CPU. On Linux
-they die with the harness, whatever ends it, so an aborted run leaves nothing behind that would consume
-the next run's messages.
+forkserver), because a run restarts dozens of them and a cold start takes seconds of CPU. They
+die with the harness, whatever ends it, so an aborted run leaves nothing behind that would consume the
+next run's messages.
 """
 
 from __future__ import annotations

@@ -39,7 +39,7 @@ class Broker(StrEnum):
 
 
 def demo(
-    orders: Annotated[int, typer.Option(help="Orders per variant.", min=40)] = 200,
+    orders: Annotated[int, typer.Option(help="Orders per variant.", min=50)] = 200,
     seed: Seed = 1,
     broker: Annotated[Broker, typer.Option(help="Message broker.")] = Broker.SQS,
     run_dir: RunDir = Path("runs"),
@@ -90,9 +90,7 @@ async def _both(
     with progress_bars(errors) as bars:
         async with servers(database_url=database_url, sqs_endpoint=sqs_endpoint) as where:
             for variant in VARIANTS:
-                settings = CampaignSettings(
-                    variant=variant, orders=orders, seed=seed, broker=broker.value
-                )
+                settings = CampaignSettings.demo(variant, orders, seed, broker.value)
                 display = Display(bars, variant, settings.plan())
                 runs.append(await run_campaign(settings, where, run_dir, display))
                 display.phase("done")
