@@ -75,17 +75,17 @@ class CampaignSettings:
     @classmethod
     def demo(cls, variant: str, orders: int, seed: int, broker: str) -> CampaignSettings:
         """A demo's settings: every kind of fault, few enough to leave each of them spare orders."""
-        small = orders < _SMALL_DEMO
+        of_each = 1 if orders < _SMALL_DEMO else 2
         return cls(
             variant=variant,
             orders=orders,
             seed=seed,
             broker=broker,
-            kills_per_point=dict.fromkeys(CRASH_POINTS, 2 if small else 4),
-            stalls=1 if small else 2,
-            dropped=1 if small else 2,
-            unknown=1 if small else 2,
-            provider_timeouts=1 if small else 2,
+            kills_per_point=dict.fromkeys(CRASH_POINTS, 2 * of_each),
+            stalls=of_each,
+            dropped=of_each,
+            unknown=of_each,
+            provider_timeouts=of_each,
         )
 
     def plan(self) -> Plan:

@@ -5,7 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from onceproof.telemetry import CRASH_POINT_SPAN, DEDUP_HIT, EVENT_ID, MESSAGE_ID, OUTCOME
+from onceproof.telemetry import (
+    CRASH_POINT,
+    CRASH_POINT_SPAN,
+    DEDUP_HIT,
+    EVENT_ID,
+    MESSAGE_ID,
+    OUTCOME,
+)
 from onceproof_chaos.evidence import Evidence
 from onceproof_chaos.faultlog import FaultEvent, FaultEventKind
 from onceproof_chaos.runfolder import RunFolder
@@ -54,13 +61,18 @@ def summary(run: RunFolder, order_id: str) -> str:
 
 
 def _of_spans(spans: list[Span], order_id: str) -> Iterator[Step]:
+    events = {
+        str(span.attributes[EVENT_ID])
+        for span in spans
+        if span.order_id == order_id and EVENT_ID in span.attributes
+    }
     for span in spans:
         if span.is_process and span.order_id == order_id:
             hit = span.attributes.get(DEDUP_HIT)
             outcome = "duplicate: the inbox has it, rolled back" if hit else _outcome(span)
             yield Step(span.end, span.service, f"delivery attempt {span.attempt}: {outcome}")
         elif span.attributes.get("messaging.operation.type") in {"send", "settle"}:
-            for event_id, message_id in _sent(span, order_id, spans):
+            for event_id, message_id in _sent(span, events):
                 verb = "sent" if span.kind == "producer" else "acked"
                 yield Step(
                     span.end,
@@ -68,17 +80,12 @@ def _of_spans(spans: list[Span], order_id: str) -> Iterator[Step]:
                     f"{verb} event ...{event_id[-_SHORT:]} as message {message_id[:_SHORT]}...",
                 )
         elif span.name == CRASH_POINT_SPAN and span.order_id == order_id:
-            point = span.attributes.get("onceproof.crash_point")
+            point = span.attributes.get(CRASH_POINT)
             yield Step(span.end, span.service, f"reached {point} at attempt {span.attempt}")
 
 
-def _sent(span: Span, order_id: str, spans: list[Span]) -> Iterator[tuple[str, str]]:
-    """Event and message ids that a batch span has for the order, in attributes or links."""
-    events = {
-        str(other.attributes[EVENT_ID])
-        for other in spans
-        if other.order_id == order_id and EVENT_ID in other.attributes
-    }
+def _sent(span: Span, events: set[str]) -> Iterator[tuple[str, str]]:
+    """Event and message ids that a batch span has for these events, in attributes or links."""
     for attributes in (span.attributes, *(link.get("attributes", {}) for link in span.links)):
         if attributes.get(EVENT_ID) in events and attributes.get(MESSAGE_ID):
             yield str(attributes[EVENT_ID]), str(attributes[MESSAGE_ID])

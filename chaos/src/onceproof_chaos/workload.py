@@ -138,9 +138,11 @@ class Workload:
             outcome = answer.outcome
             if outcome is None and (late or (unknown and order.impatient)):
                 # A client that never got through was promised nothing, and knows it.
-                outcome = Outcome.INFO if unknown else Outcome.FAIL
+                outcome = Outcome.FAIL
             if outcome is Outcome.FAIL and unknown:
-                outcome = Outcome.INFO  # a refusal now does not undo what may have happened before
+                outcome = (
+                    Outcome.INFO
+                )  # a no at the end does not undo what may have happened before
             if outcome is not None:
                 break
             await asyncio.sleep(pause_s)
