@@ -194,6 +194,28 @@ async def test_a_broker_that_is_away_is_not_hammered(engine: AsyncEngine, broker
     assert health[-1] == ("broker", None)
 
 
+async def test_a_failure_is_forgotten_when_another_relay_has_sent_the_row(
+    engine: AsyncEngine, broker: Broker
+) -> None:
+    await add(engine, None)
+    broker.answer = lambda _: "broker unavailable"
+    health: list[str | None] = []
+    told = Relay(
+        OutboxStore(engine, relay="r"),
+        broker,
+        settings=FAST,
+        on_health=lambda _, reason: health.append(reason),
+    )
+    async with running(told):
+        await until(lambda: bool(health))
+        async with engine.begin() as connection:
+            await connection.execute(
+                text("UPDATE onceproof.outbox SET published_at = clock_timestamp()")
+            )
+        await until(lambda: health[-1] is None)
+    assert broker.sent == []
+
+
 async def test_a_wake_up_makes_a_slow_relay_send_at_once_also_after_its_connection_was_lost(
     engine: AsyncEngine, broker: Broker
 ) -> None:

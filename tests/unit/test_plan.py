@@ -99,6 +99,34 @@ def test_spares_get_fewer_when_orders_are_few(orders: int, spares: int) -> None:
     assert {len(fault.orders) for fault in plan.faults} == {1 + spares}
 
 
+def test_a_runs_name_is_in_its_ids_and_changes_nothing_else() -> None:
+    assert order_id(3, 7, "a1") == "o-3-a1-000007"
+    bare = build_plan(3, 30, kills_per_point=FOUR_EACH)
+    named = build_plan(3, 30, kills_per_point=FOUR_EACH, run="a1")
+    assert [fault.id for fault in named.faults] == [f"a1-{fault.id}" for fault in bare.faults]
+    assert [[index_of(o) for o in f.orders] for f in named.faults] == [
+        [index_of(o) for o in f.orders] for f in bare.faults
+    ]
+    assert set(named.faults[0].orders) <= set(named.order_ids())
+    assert Plan.from_json(json.loads(json.dumps(named.as_json()))) == named
+
+
+def test_a_plan_of_before_runs_had_names_can_be_read() -> None:
+    document = demo_plan().as_json()
+    del document["run"]
+    assert Plan.from_json(document) == demo_plan()
+
+
+@pytest.mark.parametrize("run", ["x" * 60, "a/b", "a b", "ü"])
+def test_an_order_id_that_the_producer_would_refuse_is_refused(run: str) -> None:
+    with pytest.raises(ValueError, match="is no order id"):
+        build_plan(1, 5, kills_per_point={CONSUMER_AFTER_CHARGE: 1}, run=run)
+
+
+def test_the_longest_run_name_of_a_campaign_fits() -> None:
+    assert len(order_id(2**63, 999_999, "r" * 32)) <= 64
+
+
 def test_more_faults_than_orders_is_refused() -> None:
     with pytest.raises(ValueError, match="11 faults do not fit into 10 orders"):
         build_plan(1, 10, kills_per_point={CONSUMER_AFTER_CHARGE: 11})

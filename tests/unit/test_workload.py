@@ -6,6 +6,7 @@ import asyncio
 import json
 from collections import defaultdict
 from collections.abc import AsyncIterator, Awaitable, Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -211,6 +212,12 @@ def test_orders_come_from_the_seed() -> None:
     assert min(order.amount for order in many) >= 1
     assert len({order.currency for order in many}) > 3
     assert many[7].order_id == "o-3-000007"
+
+
+def test_two_runs_of_a_seed_ask_for_the_same_under_other_ids() -> None:
+    first, second = generate(3, 50, "a1"), generate(3, 50, "b2")
+    assert {o.order_id for o in first}.isdisjoint(o.order_id for o in second)
+    assert [replace(o, order_id="") for o in first] == [replace(o, order_id="") for o in second]
 
 
 def test_a_rate_of_zero_is_refused(tmp_path: Path) -> None:

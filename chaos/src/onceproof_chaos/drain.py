@@ -107,14 +107,15 @@ class Drain:
             await provider.close()
 
     async def dead_letters(self) -> list[dict[str, Any]]:
-        """What is in the DLQ; the messages stay there."""
-        rows = []
+        """What is in the DLQ; the messages stay there, and who looks next sees them again."""
+        rows, seen = [], []
         while messages := await self._dead_letters.receive(
             # A short poll may come back empty on AWS although there are messages.
             max_messages=10,
             wait_s=2,
             visibility_s=_DLQ_VISIBILITY_S,
         ):
+            seen += messages
             for message in messages:
                 order_id, event_id = _identity(message.body)
                 rows.append(
@@ -127,6 +128,7 @@ class Drain:
                         "event_id": event_id,
                     }
                 )
+        await self._dead_letters.extend(seen, 0)
         return rows
 
     async def _level(self, pipeline: asyncpg.Connection, provider: asyncpg.Connection) -> Level:

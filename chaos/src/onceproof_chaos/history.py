@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from enum import StrEnum
 from pathlib import Path
-from typing import Any, Final, Self
+from typing import Any, Final, Self, TextIO
 
 from onceproof_chaos import jsonl
 
@@ -115,10 +115,10 @@ class History:
 
 
 class HistoryWriter:
-    """Appends to `history.jsonl`, each line flushed."""
+    """Appends to `history.jsonl`, or to a stream that becomes one; each line is flushed."""
 
-    def __init__(self, path: Path) -> None:
-        self._lines = jsonl.Appender(path)
+    def __init__(self, target: Path | TextIO) -> None:
+        self._lines = jsonl.Appender(target)
 
     def attempt(self, attempt: Attempt) -> None:
         """Record a request before it is sent."""
@@ -129,7 +129,7 @@ class HistoryWriter:
         self._lines.append(entry.as_json())
 
     def close(self) -> None:
-        """Close the file."""
+        """Close the file; a stream stays open."""
         self._lines.close()
 
     def __enter__(self) -> Self:

@@ -11,7 +11,7 @@ import os
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Any, Final, Self, TypeVar
+from typing import Any, Final, Self, TextIO, TypeVar
 
 _Row = TypeVar("_Row")
 _MODE: Final = 0o644
@@ -111,10 +111,15 @@ def write_rows(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
 
 
 class Appender:
-    """Appends lines to a file and flushes each, so that a crash of the harness keeps them."""
+    """Appends lines to a file and flushes each, so that a crash of the harness keeps them.
 
-    def __init__(self, path: Path) -> None:
-        self._file = path.open("a", encoding="utf-8")
+    Args:
+        target: a file, or a stream of somebody else's such as standard output, which stays open.
+    """
+
+    def __init__(self, target: Path | TextIO) -> None:
+        self._owned = isinstance(target, Path)
+        self._file = target.open("a", encoding="utf-8") if isinstance(target, Path) else target
 
     def append(self, document: Mapping[str, Any]) -> None:
         """Write one line."""
@@ -122,8 +127,9 @@ class Appender:
         self._file.flush()
 
     def close(self) -> None:
-        """Close the file. Closing twice is fine."""
-        self._file.close()
+        """Close the file, if it was opened here. Closing twice is fine."""
+        if self._owned:
+            self._file.close()
 
     def __enter__(self) -> Self:
         return self

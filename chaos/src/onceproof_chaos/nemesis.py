@@ -13,13 +13,13 @@ import logging
 import signal
 import time
 from asyncio import FIRST_COMPLETED
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any, Final
-
-import aiohttp
 
 from onceproof.crashpoints import Action
 from onceproof.variants import Fixes
+from onceproof_chaos.admin_client import AdminClient, AdminGoneError, ReachedPoint
 from onceproof_chaos.backend import Backend, Instance, Role
 from onceproof_chaos.faultlog import FaultEvent, FaultEventKind
 from onceproof_chaos.plan import Fault, Plan
@@ -28,8 +28,6 @@ logger = logging.getLogger(__name__)
 
 _LONG_POLL_S: Final = 25.0
 _RETRY_S: Final = 0.1
-_GONE: Final = (aiohttp.ClientConnectionError, aiohttp.ClientPayloadError, TimeoutError)
-_REQUEST_TIMEOUT: Final = aiohttp.ClientTimeout(total=5.0)
 
 KILLED: Final = FaultEventKind.KILLED
 DIED: Final = FaultEventKind.DIED_UNEXPECTEDLY
@@ -44,7 +42,7 @@ class Nemesis:
         plan: the faults.
         backend: where the services run.
         fixes: of the variant: without the outbox it is the producer that publishes.
-        http: client for the admin ports.
+        admin: client for the admin ports.
         listener: gets every event, for the run's log and the progress display.
     """
 
@@ -53,15 +51,16 @@ class Nemesis:
         plan: Plan,
         backend: Backend,
         fixes: Fixes,
-        http: aiohttp.ClientSession,
+        admin: AdminClient,
         listener: Listener,
     ) -> None:
         self._backend = backend
         self._fixes = fixes
-        self._http = http
+        self._admin = admin
         self._listener = listener
         self._pending: dict[str, Fault] = {fault.id: fault for fault in plan.faults}
-        self._watchers: dict[str, asyncio.Task[None]] = {}
+        self._ids = frozenset(self._pending)
+        self._watchers: list[asyncio.Task[None]] = []
         self._busy: set[str] = set()
 
     @property
@@ -86,22 +85,23 @@ class Nemesis:
             self._watch(instance)
 
     async def disarm(self) -> None:
-        """Take back every fault that was not reached."""
+        """Take back every fault that was not reached. Faults of others stay."""
         for fault in self.pending:
             self._emit(FaultEventKind.DISARMED, fault=fault)
         self._pending.clear()
-        await asyncio.gather(*(self._disarm(i) for i in self._backend.instances()))
+        ids = sorted(self._ids)
+        await asyncio.gather(*(self._disarm(i, ids) for i in self._backend.instances()))
 
     async def stop(self) -> None:
         """Stop watching; what runs goes on running."""
-        for watcher in self._watchers.values():
+        for watcher in self._watchers:
             watcher.cancel()
-        await asyncio.gather(*self._watchers.values(), return_exceptions=True)
+        await asyncio.gather(*self._watchers, return_exceptions=True)
 
     async def supervise(self) -> None:
         """Until cancelled; raises what ended a watcher, if anything did."""
         while True:
-            done, _ = await asyncio.wait(self._watchers.values(), return_when=FIRST_COMPLETED)
+            done, _ = await asyncio.wait(self._watchers, return_when=FIRST_COMPLETED)
             for watcher in done:
                 watcher.result()
 
@@ -113,37 +113,36 @@ class Nemesis:
         return [fault for fault in self._pending.values() if self._role(fault) is role]
 
     def _watch(self, instance: Instance) -> None:
-        self._watchers[instance.name] = asyncio.create_task(
-            self._keep_watching(instance), name=f"watch-{instance.name}"
+        self._watchers.append(
+            asyncio.create_task(self._keep_watching(instance), name=f"watch-{instance.name}")
         )
 
     async def _keep_watching(self, instance: Instance) -> None:
-        """Watch a service through all its incarnations."""
+        """Watch a service through all its incarnations, whatever they are called."""
+        place = instance.name
         while True:
             died = asyncio.create_task(self._backend.died(instance))
-            reached = asyncio.create_task(self._first_kill(instance))
+            reached = asyncio.create_task(self._first_kill(instance, place))
             try:
                 await asyncio.wait({died, reached}, return_when=FIRST_COMPLETED)
             finally:
                 died.cancel()
                 reached.cancel()
                 await asyncio.gather(died, reached, return_exceptions=True)
-            self._busy.add(instance.name)
+            self._busy.add(place)
             try:
-                if reached.done() and not reached.cancelled():
-                    event = reached.result()
+                event = reached.result() if _finished(reached) else None
+                if _finished(died):
+                    self._log(DIED, instance, event, exit_code=died.result())
+                else:
                     code = await self._backend.kill(instance)
                     # Any other exit code means that something else ended it first.
                     kind = KILLED if code == -signal.SIGKILL else DIED
                     self._log(kind, instance, event, exit_code=code)
-                else:
-                    code = await self._backend.died(instance)
-                    self._log(DIED, instance, {}, exit_code=code)
-                    event = {}
                 instance = await self._replace(instance)
                 self._log(FaultEventKind.RESTARTED, instance, event)
             finally:
-                self._busy.discard(instance.name)
+                self._busy.discard(place)
 
     async def _replace(self, instance: Instance) -> Instance:
         armed = self._armed(instance.role)
@@ -154,43 +153,36 @@ class Nemesis:
             await self._disarm(replacement, gone)
         return replacement
 
-    async def _first_kill(self, instance: Instance) -> dict[str, Any]:
-        """Follow a service's reached crash points until one of them parks it for a kill."""
+    async def _first_kill(self, instance: Instance, place: str) -> ReachedPoint:
+        """Follow a service's reached crash points until one of them parks it for a kill.
+
+        It is busy from the moment at which one was reached until it goes on, after a kill until it
+        was replaced: the drain must not end before.
+        """
         after = 0
         while True:
             for event in await self._reached(instance, after):
-                after = event["seq"]
-                fault = self._pending.pop(event["fault"], None)
+                after = event.seq
+                if event.fault not in self._ids:
+                    continue  # somebody else's, or an earlier run's in a pod that outlived it
+                fault = self._pending.pop(event.fault, None)
+                self._busy.add(place)
                 self._log(FaultEventKind.REACHED, instance, event)
                 if fault is not None:
                     await self._disarm_everywhere(fault)
-                action = Action(event["action"])
-                if action is Action.KILL:
+                if event.action is Action.KILL:
                     return event
-                if action is Action.STALL and fault is not None:
-                    await self._until_resumed(instance, fault)
+                if event.action is Action.STALL and fault is not None:
+                    await asyncio.sleep(fault.park_s)
                     self._log(FaultEventKind.RESUMED, instance, event)
+                self._busy.discard(place)
 
-    async def _reached(self, instance: Instance, after: int) -> list[dict[str, Any]]:
-        url = f"{instance.admin_url}/crash-points/reached"
-        query = {"after": str(after), "wait": str(_LONG_POLL_S)}
+    async def _reached(self, instance: Instance, after: int) -> list[ReachedPoint]:
         try:
-            async with self._http.get(
-                url, params=query, timeout=aiohttp.ClientTimeout(total=_LONG_POLL_S + 10)
-            ) as response:
-                response.raise_for_status()
-                return list(await response.json())
-        except _GONE:
-            await asyncio.sleep(_RETRY_S)  # it is gone; who waits for its death will know
+            return await self._admin.reached(instance.admin_url, after=after, wait_s=_LONG_POLL_S)
+        except AdminGoneError:
+            await asyncio.sleep(_RETRY_S)  # who waits for its death will know
             return []
-
-    async def _until_resumed(self, instance: Instance, fault: Fault) -> None:
-        """A stalled process is a busy one until it goes on: the drain must not end before."""
-        self._busy.add(instance.name)
-        try:
-            await asyncio.sleep(fault.park_s)
-        finally:
-            self._busy.discard(instance.name)
 
     async def _disarm_everywhere(self, fault: Fault) -> None:
         role = self._role(fault)
@@ -198,15 +190,13 @@ class Nemesis:
             *(self._disarm(other, [fault.id]) for other in self._backend.instances(role))
         )
 
-    async def _disarm(self, instance: Instance, ids: Iterable[str] = ()) -> None:
-        url = f"{instance.admin_url}/crash-points"
+    async def _disarm(self, instance: Instance, ids: Sequence[str]) -> None:
+        if not ids:
+            return
         try:
-            async with self._http.delete(
-                url, params=[("id", fault_id) for fault_id in ids], timeout=_REQUEST_TIMEOUT
-            ) as response:
-                response.raise_for_status()
-        except _GONE as error:
-            # A process that is starting or ending: a starting one is disarmed by `_replace`.
+            await self._admin.disarm(instance.admin_url, ids)
+        except AdminGoneError as error:
+            # A service that is starting or ending: a starting one is disarmed by `_replace`.
             logger.debug("%s not disarmed: %s", instance.name, error)
 
     def _emit(self, kind: FaultEventKind, *, fault: Fault) -> None:
@@ -220,28 +210,38 @@ class Nemesis:
         self,
         kind: FaultEventKind,
         instance: Instance,
-        reached: Mapping[str, Any],
+        reached: ReachedPoint | None,
         *,
         exit_code: int | None = None,
     ) -> None:
-        self._listener(
-            FaultEvent(
-                kind,
-                reached["at"] if kind is FaultEventKind.REACHED else time.time(),
-                fault=reached.get("fault"),
-                point=reached.get("point"),
-                action=reached.get("action"),
-                order=reached.get("order"),
-                attempt=reached.get("attempt"),
-                event_id=reached.get("event_id"),
-                trace_id=reached.get("trace_id"),
-                span_id=reached.get("span_id"),
-                service=instance.role.value,
-                instance=instance.name,
-                pid=instance.pid,
-                exit_code=exit_code,
-            )
+        event = FaultEvent(
+            kind,
+            time.time(),
+            service=instance.role.value,
+            instance=instance.name,
+            pid=instance.pid or None,
+            uid=instance.uid or None,
+            exit_code=exit_code,
         )
+        if reached is not None:
+            event = replace(
+                event,
+                at=reached.at if kind is FaultEventKind.REACHED else event.at,
+                fault=reached.fault,
+                point=reached.point,
+                action=reached.action.value,
+                order=reached.order,
+                attempt=reached.attempt,
+                event_id=reached.event_id,
+                trace_id=reached.trace_id,
+                span_id=reached.span_id,
+            )
+        self._listener(event)
+
+
+def _finished(task: asyncio.Task[Any]) -> bool:
+    """Whether a task has a result, or an error of its own."""
+    return task.done() and not task.cancelled()
 
 
 __all__ = ["Listener", "Nemesis"]

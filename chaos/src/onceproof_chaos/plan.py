@@ -10,6 +10,7 @@ of the workload, and whichever of its orders comes first fires it. No order serv
 from __future__ import annotations
 
 import random
+import re
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
@@ -30,12 +31,28 @@ from onceproof.crashpoints import (
 _STALL_POINTS: Final = (CONSUMER_AFTER_CHARGE, CONSUMER_BEFORE_CHARGE)
 _PRIMARY_SHARE: Final = 0.8
 """Share of the workload over which first choices are spread; the rest gives time to recover."""
-_MAX_SPARES: Final = 2
+MAX_SPARES: Final = 2
+_ORDER_ID: Final = re.compile(r"[A-Za-z0-9._-]{1,64}")
+"""What the producer takes."""
 
 
-def order_id(seed: int, index: int) -> str:
-    """The id of the workload's order number `index`, from 0."""
-    return f"o-{seed}-{index:06d}"
+def order_id(seed: int, index: int, run: str = "") -> str:
+    """The id of the workload's order number `index`, from 0.
+
+    Args:
+        seed: of the run.
+        index: from 0.
+        run: name of the run, where several share a database; without it each has its own.
+
+    Raises:
+        ValueError: the producer would refuse the id.
+    """
+    order = f"o-{seed}-{run}-{index:06d}" if run else f"o-{seed}-{index:06d}"
+    if not _ORDER_ID.fullmatch(order):
+        raise ValueError(
+            f"{order!r} is no order id: at most 64 letters, digits, dots, underscores and hyphens"
+        )
+    return order
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,17 +114,30 @@ class Fault:
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """The faults of one run. `orders` is the number of orders in the workload."""
+    """The faults of one run.
+
+    Args:
+        seed: of the run.
+        orders: number of orders in the workload.
+        faults: what happens to which of them.
+        run: name of the run in its order ids, see `order_id`.
+    """
 
     seed: int
     orders: int
     faults: tuple[Fault, ...] = ()
+    run: str = ""
+
+    def order_ids(self) -> list[str]:
+        """The ids of the workload's orders."""
+        return [order_id(self.seed, index, self.run) for index in range(self.orders)]
 
     def as_json(self) -> dict[str, Any]:
         """Plain JSON types."""
         return {
             "seed": self.seed,
             "orders": self.orders,
+            "run": self.run,
             "faults": [fault.as_json() for fault in self.faults],
         }
 
@@ -122,6 +152,7 @@ class Plan:
             seed=int(document["seed"]),
             orders=int(document["orders"]),
             faults=tuple(Fault.from_json(fault) for fault in document["faults"]),
+            run=str(document.get("run", "")),
         )
         plan.validate()
         return plan
@@ -139,7 +170,7 @@ class Plan:
         """
         if self.orders < 1:
             raise ValueError(f"a workload needs at least one order, not {self.orders}")
-        workload = {order_id(self.seed, index) for index in range(self.orders)}
+        workload = set(self.order_ids())
         ids: set[str] = set()
         taken: dict[str, str] = {}
         for fault in self.faults:
@@ -166,6 +197,8 @@ def build_plan(
     provider_timeouts: int = 0,
     park_s: float = 60.0,
     stall_s: float = 6.0,
+    run: str = "",
+    max_spares: int = MAX_SPARES,
 ) -> Plan:
     """The plan that belongs to these numbers and this seed; the same arguments give the same plan.
 
@@ -179,6 +212,8 @@ def build_plan(
         provider_timeouts: captures whose answer the payment provider never gives.
         park_s: seconds that a process waits for its kill.
         stall_s: seconds that a stall lasts; must exceed the visibility timeout.
+        run: name of the run, in order and fault ids; the same faults meet the same orders without.
+        max_spares: spare orders for each fault, as far as the workload has them.
 
     Raises:
         ValueError: more faults than orders, an unknown point, or a negative number.
@@ -204,21 +239,23 @@ def build_plan(
 
     rng = random.Random(f"plan-{seed}")
     rng.shuffle(kinds)
-    choices = _choose(rng, orders, len(kinds))
+    choices = _choose(rng, orders, len(kinds), max_spares)
     numbers: Counter[tuple[str, str]] = Counter()
     faults = []
+    prefix = f"{run}-" if run else ""
     for (point, action, name, park), chosen in zip(kinds, choices, strict=True):
         numbers[name, point] += 1
         faults.append(
             Fault(
-                id=f"{name}-{point}-{numbers[name, point]:02d}",
+                # A fault fires once in a process, by its id, and a pod outlives a run.
+                id=f"{prefix}{name}-{point}-{numbers[name, point]:02d}",
                 point=point,
                 action=action,
-                orders=tuple(order_id(seed, index) for index in chosen),
+                orders=tuple(order_id(seed, index, run) for index in chosen),
                 park_s=park,
             )
         )
-    plan = Plan(seed, orders, tuple(faults))
+    plan = Plan(seed, orders, tuple(faults), run)
     plan.validate()
     return plan
 
@@ -229,7 +266,7 @@ def _count(what: str, value: int) -> int:
     return value
 
 
-def _choose(rng: random.Random, orders: int, faults: int) -> list[list[int]]:
+def _choose(rng: random.Random, orders: int, faults: int, max_spares: int) -> list[list[int]]:
     """Order numbers for each fault: one in its own slot of the first part, then its spares."""
     if not faults:
         return []
@@ -238,7 +275,7 @@ def _choose(rng: random.Random, orders: int, faults: int) -> list[list[int]]:
         rng.randrange(slot * window // faults, (slot + 1) * window // faults)
         for slot in range(faults)
     ]
-    spares_each = min(_MAX_SPARES, orders // faults - 1)
+    spares_each = min(max_spares, orders // faults - 1)
     taken = set(primaries)
     free = [index for index in range(orders) if index not in taken]
     spares = free[len(free) - spares_each * faults :]

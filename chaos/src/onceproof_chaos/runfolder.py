@@ -27,7 +27,7 @@ from onceproof_chaos.plan import Plan
 from onceproof_chaos.spans import Span, SpansSummary, read_spans, summarise
 from onceproof_chaos.verdict import Verdict
 
-__all__ = ["LATEST", "RunFolder", "RunFolderError", "RunInfo"]
+__all__ = ["LATEST", "RunFolder", "RunFolderError", "RunInfo", "point_latest"]
 
 LATEST: Final = "latest"
 
@@ -83,7 +83,7 @@ class RunFolder:
         path = _make(root, name)
         (path / "evidence").mkdir()
         (path / "logs").mkdir()
-        _point_latest(root, path.name)
+        point_latest(root, path.name)
         return cls(path)
 
     @classmethod
@@ -236,7 +236,12 @@ def _make(root: Path, name: str) -> Path:
     raise AssertionError("itertools.count never ends")
 
 
-def _point_latest(root: Path, name: str) -> None:
+def point_latest(root: Path, name: str) -> None:
+    """Point `<root>/latest` to the run folder `name`.
+
+    Raises:
+        RunFolderError: something else is called so.
+    """
     link = root / LATEST
     if link.exists() and not link.is_symlink():
         raise RunFolderError(f"{link} is in the way: it is not a symbolic link")

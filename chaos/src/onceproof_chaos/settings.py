@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+import json
 import shlex
 from collections.abc import Mapping
-from dataclasses import dataclass, field
-from typing import Final
+from dataclasses import asdict, dataclass, field
+from typing import Any, Final
 
 from onceproof.crashpoints import CRASH_POINTS
 from onceproof.variants import Fixes, parse_variant
 from onceproof_chaos.backend import Role
-from onceproof_chaos.plan import Plan, build_plan
+from onceproof_chaos.plan import MAX_SPARES, Plan, build_plan
 
+PROCESS: Final = "process"
+KUBERNETES: Final = "kubernetes"
+"""Where the services run."""
+_POD_SPARES: Final = 6
+"""A pod takes seconds to be replaced, and a backlog passes in one batch: more orders are overtaken."""
 _SMALL_DEMO: Final = 120
 """Orders below which a demo has half as many faults."""
 
@@ -37,6 +43,8 @@ class CampaignSettings:
         max_receive_count: deliveries before the DLQ; high, because a message may be in a process that
             dies of somebody else's fault again and again.
         drain_timeout_s: for the queue to become quiet.
+        run: name of the run in its order ids, where the database outlives it.
+        backend: process or kubernetes.
     """
 
     variant: str
@@ -63,9 +71,13 @@ class CampaignSettings:
     visibility_s: float = 3.0
     max_receive_count: int = 50
     drain_timeout_s: float = 120.0
+    run: str = ""
+    backend: str = PROCESS
 
     def __post_init__(self) -> None:
         parse_variant(self.variant)
+        if self.backend not in {PROCESS, KUBERNETES}:
+            raise ValueError(f"unknown backend {self.backend!r}; known: {PROCESS}, {KUBERNETES}")
 
     @property
     def fixes(self) -> Fixes:
@@ -103,10 +115,48 @@ class CampaignSettings:
             unknown=self.unknown,
             provider_timeouts=self.provider_timeouts,
             stall_s=self.visibility_s + 2,
+            run=self.run,
+            max_spares=_POD_SPARES if self.backend == KUBERNETES else MAX_SPARES,
         )
 
+    def as_json(self) -> dict[str, Any]:
+        """Plain JSON types, for `run.json`."""
+        document = asdict(self)
+        document["replicas"] = {role.value: count for role, count in self.replicas.items()}
+        document["kills_per_point"] = dict(self.kills_per_point)
+        return document
+
     def command(self) -> str:
-        """The command line that repeats the run."""
+        """The command line that repeats the run, where it ran."""
+        return self._manifest() if self.backend == KUBERNETES else self._campaign_run()
+
+    def _manifest(self) -> str:
+        """For an installation of the same variant; the operator names the run anew."""
+        campaign = {
+            "apiVersion": "onceproof.dev/v1alpha1",
+            "kind": "Campaign",
+            "metadata": {"generateName": "campaign-"},
+            "spec": {
+                "variant": self.variant,
+                "orders": self.orders,
+                "seed": self.seed,
+                "faults": {
+                    "kills": {
+                        point: kills for point, kills in self.kills_per_point.items() if kills
+                    },
+                    "stalls": self.stalls,
+                    "dropped": self.dropped,
+                    "unknown": self.unknown,
+                    "providerTimeouts": self.provider_timeouts,
+                },
+                "concurrency": self.clients,
+                "ratePerSecond": self.rate_per_s,
+            },
+        }
+        manifest = json.dumps(campaign, separators=(",", ":"))
+        return f"echo {shlex.quote(manifest)} | kubectl create -f -"
+
+    def _campaign_run(self) -> str:
         points = [point for point, kills in self.kills_per_point.items() if kills]
         options: dict[str, object] = {
             "--variant": self.variant,

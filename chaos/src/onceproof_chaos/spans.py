@@ -26,6 +26,8 @@ from onceproof_chaos import jsonl
 
 _OPERATION_TYPE: Final = "messaging.operation.type"
 _NANOSECONDS: Final = 1e9
+_MICROSECONDS: Final = 1e6
+"""Per second."""
 _SETTLED: Final = frozenset({"processed", "duplicate", "rejected"})
 """Outcomes of a `process` span after which the message is done with."""
 
@@ -72,6 +74,25 @@ class Span:
             links=tuple(document.get("links") or ()),
             events=tuple(document.get("events") or ()),
         )
+
+    def as_json(self) -> dict[str, Any]:
+        """One line of `spans.jsonl`, as the services write them; times to the microsecond."""
+        return {
+            "name": self.name,
+            "kind": self.kind,
+            "trace_id": self.trace_id,
+            "span_id": self.span_id,
+            "parent_span_id": self.parent_span_id,
+            "start": round(self.start * _MICROSECONDS) * 1000,
+            "end": round(self.end * _MICROSECONDS) * 1000,
+            "status": self.status,
+            "status_message": self.status_message or "",
+            "attributes": dict(self.attributes),
+            "links": [dict(link) for link in self.links],
+            "events": [dict(event) for event in self.events],
+            "service": self.service,
+            "instance": self.instance,
+        }
 
     @property
     def is_process(self) -> bool:

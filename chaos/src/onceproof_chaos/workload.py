@@ -42,12 +42,15 @@ class Order:
     impatient: bool = False
 
 
-def generate(seed: int, n: int) -> list[Order]:
-    """The `n` orders of a seed; a longer workload starts with the same orders."""
+def generate(seed: int, n: int, run: str = "") -> list[Order]:
+    """The `n` orders of a seed; a longer workload starts with the same orders.
+
+    The run's name is in the ids only: two runs of one seed ask for the same amounts.
+    """
     rng = random.Random(f"workload-{seed}")
     return [
         Order(
-            order_id=order_id(seed, index),
+            order_id=order_id(seed, index, run),
             amount=rng.randint(1, _MAX_AMOUNT),
             currency=rng.choice(_CURRENCIES),
             impatient=rng.random() < _IMPATIENT_SHARE,

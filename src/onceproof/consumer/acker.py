@@ -14,7 +14,15 @@ from opentelemetry.trace import Link, SpanContext
 from onceproof import metrics
 from onceproof.consumer.inflight import InHand
 from onceproof.ports import Subscriber
-from onceproof.telemetry import BATCH_COUNT, EVENT_ID, MESSAGE_ID, SpanKind, messaging_span
+from onceproof.telemetry import (
+    BATCH_COUNT,
+    DELIVERY_ATTEMPT,
+    EVENT_ID,
+    MESSAGE_ID,
+    ORDER_ID,
+    SpanKind,
+    messaging_span,
+)
 
 logger = logging.getLogger(__name__)
 
@@ -74,14 +82,17 @@ class Acker:
 
     async def _send(self, batch: list[Ack]) -> None:
         late = sum(ack.item.lapsed for ack in batch)
+        single = batch[0] if len(batch) == 1 else None
         with messaging_span(
             self._system,
             "ack",
             "settle",
             self._subscriber.queue,
             kind=SpanKind.CLIENT,
-            attributes={BATCH_COUNT: len(batch)},
-            links=[_link(ack) for ack in batch],
+            # Alone, an ack belongs into its order's trace; a batch can only link to several.
+            parent=single.processed_in if single else None,
+            attributes=_attributes(single) if single else {BATCH_COUNT: len(batch)},
+            links=[Link(ack.processed_in, _attributes(ack)) for ack in batch],
         ):
             results = await self._subscriber.ack([ack.item.message for ack in batch])
         metrics.stale_acks.inc(max(late, sum(result.stale for result in results)))
@@ -90,8 +101,11 @@ class Acker:
                 logger.warning("ack failed, the message comes again: %s", result.error)
 
 
-def _link(ack: Ack) -> Link:
-    return Link(
-        ack.processed_in,
-        {MESSAGE_ID: ack.item.message.message_id, EVENT_ID: ack.item.delivery.event.id},
-    )
+def _attributes(ack: Ack) -> dict[str, str | int]:
+    delivery = ack.item.delivery
+    return {
+        MESSAGE_ID: delivery.message.message_id,
+        EVENT_ID: delivery.event.id,
+        ORDER_ID: delivery.event.key or "",
+        DELIVERY_ATTEMPT: delivery.attempt,
+    }

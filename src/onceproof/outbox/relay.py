@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import random
+import time
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -90,6 +91,7 @@ class Relay:
         self._wakeup = wakeup or asyncio.Event()
         self._settings = settings or RelaySettings()
         self._rng = rng or random.Random()  # noqa: S311 - jitter, not cryptography
+        self._failed_at: float | None = None
 
     async def run(self, stop: asyncio.Event) -> None:
         """Relay until `stop` is set; a batch in hand is finished first."""
@@ -106,6 +108,7 @@ class Relay:
                     await self._pause(stop, self._settings.database_backoff_s)
                     continue
                 if not claimed:
+                    self._forget_failure()
                     await self._pause(self._wakeup, self._settings.poll_s)
                 elif failed == claimed >= self._settings.batch_size:
                     # Without a pause a long backlog would be claimed and failed through in a spin.
@@ -139,10 +142,19 @@ class Relay:
         await self._store.mark(results)
         errors = [result.error for result in results if result.error is not None]
         failed = len(errors)
-        self._on_health("broker", errors[-1] if failed == len(results) else None)
+        nothing_taken = failed == len(results)
+        self._failed_at = time.monotonic() if nothing_taken else None
+        self._on_health("broker", errors[-1] if nothing_taken else None)
         metrics.published.inc(len(results) - failed)
         metrics.publish_failures.inc(failed)
         return len(rows), failed
+
+    def _forget_failure(self) -> None:
+        """Be healthy again: what failed here would be back by now if another relay had not sent it."""
+        longest_s = self._settings.backoff_max_s
+        if self._failed_at is not None and time.monotonic() - self._failed_at > longest_s:
+            self._failed_at = None
+            self._on_health("broker", None)
 
     async def _pause(self, until: asyncio.Event, seconds: float) -> None:
         await _wait(until, seconds * self._rng.uniform(0.8, 1.2))

@@ -14,6 +14,7 @@ import os
 import signal
 import socket
 import sys
+import time
 from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any, Final, Generic, TypeVar
 
@@ -25,7 +26,7 @@ from pydantic_settings import SettingsError
 
 from onceproof.admin import AdminServer, Health
 from onceproof.crashpoints import crash_points
-from onceproof.errors import ConfigurationError, TransientError
+from onceproof.errors import ConfigurationError, SchemaBehindError, TransientError
 from onceproof.service.logs import configure_logging
 from onceproof.service.settings import ServiceSettings, explain
 from onceproof.service.tracing import configure_tracing
@@ -61,13 +62,23 @@ class Runtime(Generic[S]):
     async def until_ready(self, dependency: str, check: Callable[[], Awaitable[T]]) -> T:
         """Call `check` until it succeeds, with jittered backoff while it raises `TransientError`.
 
+        A schema that is behind is waited for too, up to `settings.schema_wait_s` seconds: where a
+        roll-out starts the migration and the services together, it is on its way.
+
         Raises:
             ConfigurationError: from the check; waiting would not help.
             StopRequestedError: the process is to stop.
         """
         self.health.not_ready(dependency, "not checked yet")
+        migrated_by = time.monotonic() + self.settings.schema_wait_s
+
+        def passing(error: BaseException) -> bool:
+            if isinstance(error, SchemaBehindError):
+                return time.monotonic() < migrated_by
+            return isinstance(error, TransientError | TimeoutError)
+
         retrying = tenacity.AsyncRetrying(
-            retry=tenacity.retry_if_exception_type((TransientError, TimeoutError)),
+            retry=tenacity.retry_if_exception(passing),
             wait=tenacity.wait_exponential(multiplier=0.2, max=5.0) + tenacity.wait_random(0, 0.5),
             sleep=self._sleep,
             before_sleep=lambda state: self._away(dependency, state),

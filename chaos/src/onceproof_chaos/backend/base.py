@@ -21,14 +21,15 @@ class Role(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Instance:
-    """One running service. A restart gives a new instance under the same name.
+    """One running service. A restart gives a new instance, under the same name where names last.
 
     Args:
         role: which service it is.
-        name: e.g. `consumer-0`.
-        pid: operating system's process id.
+        name: e.g. `consumer-0`, or the pod's.
+        pid: operating system's process id; 0 where it is not known, as in a pod.
         admin_url: base URL of its admin port.
         http_url: base URL of its API, where it has one.
+        uid: what tells it from its predecessors and successors, e.g. a pod's uid.
     """
 
     role: Role
@@ -36,6 +37,7 @@ class Instance:
     pid: int
     admin_url: str
     http_url: str | None = None
+    uid: str = ""
 
 
 class Backend(Protocol):
@@ -46,7 +48,10 @@ class Backend(Protocol):
         ...
 
     async def start(self, role: Role, name: str, armed: Sequence[Fault]) -> Instance:
-        """Start a service and wait until it is ready.
+        """Start a service and wait until it is ready; take over what runs already, where pods do.
+
+        The instance may have another name: who replaces a pod does not name the new one. Other
+        services go on being watched meanwhile, so this may take its time.
 
         Raises:
             BackendError: it ended or did not get ready; the message says where its log is.
@@ -54,7 +59,12 @@ class Backend(Protocol):
         ...
 
     async def kill(self, instance: Instance) -> int:
-        """End it without any chance to clean up; its exit code, negative for a signal."""
+        """End it without any chance to clean up; its exit code, negative for a signal.
+
+        -SIGKILL (-9) says that this call ended it, and nothing else did. A backend that cannot prove
+        that, e.g. because the pod was gone before, must return another code: such an end counts
+        as one that nobody planned.
+        """
         ...
 
     async def died(self, instance: Instance) -> int:

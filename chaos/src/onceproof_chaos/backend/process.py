@@ -13,6 +13,7 @@ import contextlib
 import json
 import multiprocessing
 import os
+import random
 import signal
 import socket
 import sys
@@ -35,6 +36,7 @@ _HAS_API: Final = frozenset({Role.PRODUCER, Role.PROVIDER})
 _READY_TIMEOUT_S: Final = 60.0
 _STOP_TIMEOUT_S: Final = 10.0
 _POLL_S: Final = 0.02
+_PORTS: Final = (20000, 30000)
 _MODULES: Final = {role: f"onceproof_{role}" for role in Role}
 
 _forkserver: Final = multiprocessing.get_context("forkserver")
@@ -209,9 +211,16 @@ async def _stop(running: _Running) -> None:
 
 
 def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+    """A port that nothing listens on, from below those that the system gives to outgoing connections.
+
+    A service is started long after its port was chosen, and one of its peers' connections would have it.
+    """
+    while True:
+        port = random.randrange(*_PORTS)
+        with socket.socket() as probe, contextlib.suppress(OSError):
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            probe.bind(("127.0.0.1", port))
+            return port
 
 
 def _tail(path: Path, lines: int = 15) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
 from rich.console import Console
@@ -72,6 +72,17 @@ def progress_bars(console: Console) -> Iterator[Progress]:
         transient=True,
     ) as bars:
         yield bars
+
+
+@contextmanager
+def workload_bar(console: Console, orders: int) -> Iterator[Callable[[], None]]:
+    """A bar of orders, to be advanced by what this gives; nothing at all where nobody watches."""
+    if not console.is_terminal:
+        yield lambda: None
+        return
+    with progress_bars(console) as bars:
+        task = bars.add_task("orders", total=orders, note="")
+        yield lambda: bars.advance(task)
 
 
 def verdict_table(verdicts: Sequence[tuple[str, Verdict]]) -> Table:

@@ -10,11 +10,15 @@ from typing import Annotated, Any, Final, TypeVar
 
 import typer
 from rich.console import Console
+from rich.markup import escape
 
 from onceproof.errors import ConfigurationError, OnceproofError
 from onceproof.variants import parse_variant
 from onceproof_chaos.backend.base import BackendError
+from onceproof_chaos.fetch import FetchError
+from onceproof_chaos.kubectl import KubectlError
 from onceproof_chaos.runfolder import RunFolderError
+from onceproof_chaos.traces import TraceStoreError
 from onceproof_chaos.verdict import Result
 
 T = TypeVar("T")
@@ -75,15 +79,29 @@ SqsEndpoint = Annotated[
         show_default="embedded",
     ),
 ]
+Namespace = Annotated[
+    str | None,
+    typer.Option(
+        "--namespace", "-n", help="Namespace of the installation.", show_default="current"
+    ),
+]
+Context = Annotated[
+    str | None, typer.Option("--context", help="Context of kubectl.", show_default="current")
+]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON for scripts.")]
+
+
+_MENDABLE: Final = (
+    OnceproofError, BackendError, FetchError, KubectlError, RunFolderError, TraceStoreError, ValueError,
+)  # fmt: skip
 
 
 def run(work: Coroutine[Any, Any, T]) -> T:
     """Run a command's work; what a user can mend is an error message and exit code 2."""
     try:
         return asyncio.run(work)
-    except (OnceproofError, BackendError, RunFolderError, ValueError) as error:
-        errors.print(f"[red]error:[/] {error}", highlight=False, soft_wrap=True)
+    except _MENDABLE as error:
+        errors.print(f"[red]error:[/] {escape(str(error))}", highlight=False, soft_wrap=True)
         raise typer.Exit(Exit.USAGE) from error
     except Exception:  # noqa: BLE001 - the last line of defence of a command
         # 1 means that a breach was found, so what broke here must not end with it.
