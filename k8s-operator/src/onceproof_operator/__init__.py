@@ -1,0 +1,1 @@
+"""Kubernetes operator: deletes pods at traced crash points, and counts the charges."""

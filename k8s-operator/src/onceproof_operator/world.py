@@ -1,0 +1,84 @@
+"""Everything outside of the operator that a drill or a campaign works with."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass, field
+from typing import Self
+
+import aiohttp
+
+from onceproof.brokers.sqs import SqsBroker
+from onceproof_chaos.admin_client import AdminClient
+from onceproof_chaos.drain import Drain
+from onceproof_chaos.environment import Servers, Stage, asyncpg_url
+from onceproof_chaos.traces import TraceStore
+from onceproof_operator.cluster import Cluster
+from onceproof_operator.settings import OperatorSettings
+
+
+@dataclass(frozen=True)
+class World:
+    """Cluster, admin ports, databases, broker and trace store."""
+
+    settings: OperatorSettings
+    cluster: Cluster
+    http: aiohttp.ClientSession
+    admin: AdminClient
+    broker: SqsBroker
+    traces: TraceStore
+    admission: asyncio.Lock = field(default_factory=asyncio.Lock)
+    """Held while a drill or campaign looks whether it may begin, and says that it does."""
+
+    @classmethod
+    @asynccontextmanager
+    async def open(cls, settings: OperatorSettings) -> AsyncIterator[Self]:
+        """Connect to what needs a connection; nothing is asked yet.
+
+        Raises:
+            ConfigurationError: there is no cluster, or no SQS client can be made.
+        """
+        async with AsyncExitStack() as stack:
+            http = await stack.enter_async_context(aiohttp.ClientSession())
+            yield cls(
+                settings=settings,
+                cluster=await stack.enter_async_context(Cluster.connect(settings.namespace)),
+                http=http,
+                admin=AdminClient(http),
+                broker=await stack.enter_async_context(
+                    SqsBroker.connect(
+                        endpoint_url=settings.sqs_endpoint_url, region=settings.sqs_region
+                    )
+                ),
+                traces=TraceStore(http, settings.traces_url),
+            )
+
+    @property
+    def database_url(self) -> str:
+        """The pipeline's database, for asyncpg."""
+        return asyncpg_url(self.settings.database_url.get_secret_value())
+
+    @property
+    def provider_database_url(self) -> str:
+        """The provider's database, for asyncpg."""
+        return asyncpg_url(self.settings.provider_database_url.get_secret_value())
+
+    @property
+    def window_s(self) -> float:
+        """Seconds without change that make one quiet window."""
+        return self.settings.visibility_s + 0.5
+
+    def drain(self) -> Drain:
+        """Watches queue, outbox and ledgers of the installation."""
+        settings = self.settings
+        place = Stage(
+            servers=Servers(self.database_url, settings.sqs_endpoint_url, {}),
+            database_url=self.database_url,
+            provider_database_url=self.provider_database_url,
+            queue=settings.queue,
+            dead_letter_queue=settings.dead_letter_queue,
+            postgres_version="",
+        )
+        return Drain(place, self.broker, window_s=self.window_s)
