@@ -5,14 +5,21 @@ VENV := .venv
 BIN := $(VENV)/bin
 UV := .tools/bin/uv
 STAMP := $(VENV)/.installed
-PROJECTS := . chaos $(wildcard services/*)
+PROJECTS := . chaos k8s-operator $(wildcard services/*)
 EDITABLES := $(foreach project,$(PROJECTS),-e ./$(project))
 
+# The cluster targets: what they install, and which installation `logs` and `trace` look at.
+VARIANT ?= hardened
+NAMESPACE ?= onceproof
+export VARIANT NAMESPACE
+
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test lint format bench lock clean
+# `make kind-up e2e` is one after the other, with -j too.
+.NOTPARALLEL:
+.PHONY: help setup demo test lint format bench images chart kind-up e2e campaign logs trace kind-down lock clean
 
 help: ## List the targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  \033[1m%-10s\033[0m %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  \033[1m%-10s\033[0m %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 setup: $(STAMP) ## Install everything into .venv, from the lock file
 
@@ -23,11 +30,15 @@ test: $(STAMP) ## Unit, conformance and integration tests, and a short demo
 	$(BIN)/pytest --numprocesses 3 --dist worksteal $(ARGS)
 	$(BIN)/onceproof demo --orders 60 --run-dir runs/test
 
-lint: $(STAMP) ## ruff, mypy --strict, import-linter
+lint: $(STAMP) ## ruff, mypy --strict, import-linter, zizmor; actionlint and shellcheck where they are installed
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+	$(BIN)/zizmor --offline --no-progress --quiet .github
+	@for tool in actionlint shellcheck; do command -v $$tool > /dev/null || echo "$$tool is not installed: skipped"; done
+	@! command -v actionlint > /dev/null || actionlint
+	@! command -v shellcheck > /dev/null || shellcheck --external-sources .ci/run deploy/*/*.sh
 
 format: $(STAMP) ## Format and fix what can be fixed
 	$(BIN)/ruff check --fix .
@@ -36,10 +47,37 @@ format: $(STAMP) ## Format and fix what can be fixed
 bench: $(STAMP) ## Consumer and relay against pgbench running the same SQL
 	$(BIN)/python benchmarks/run.py $(ARGS)
 
+images: ## Build the container images, unless they exist with this content
+	deploy/images/build.sh
+
+chart: $(STAMP) ## Lint the chart, render it with each values file, validate the result (by the cluster too, if it is up)
+	$(BIN)/python deploy/helm/readme.py --check
+	$(BIN)/python deploy/helm/check.py $$(! kind get clusters 2> /dev/null | grep -qx onceproof || echo --context kind-onceproof)
+
+kind-up: ## Cluster, images and chart in kind: VARIANT=hardened|naive|hardened-<fix>; ARGS go to helm
+	deploy/kind/up.sh $(ARGS)
+
+e2e: $(STAMP) ## Every crash point in the cluster, from both ledgers and the traces: VARIANT=...; ARGS go to pytest
+	deploy/kind/e2e.sh $(ARGS)
+
+campaign: $(STAMP) ## A long campaign in the cluster: VARIANT=..., ORDERS=1000, KILLS=10 at each crash point
+	deploy/kind/campaign.sh
+
+logs: ## What the pods print: NAMESPACE=...; ARGS=-f follows
+	deploy/kind/logs.sh $(ARGS)
+
+trace: $(STAMP) ## The story of one order in the cluster: ORDER=..., NAMESPACE=...
+	deploy/kind/trace.sh "$(ORDER)" $(ARGS)
+
+kind-down: ## Delete the cluster
+	deploy/kind/down.sh
+
 lock: $(UV) ## Resolve the dependencies anew into requirements.lock
 	$(UV) lock --upgrade
 	$(UV) export --quiet --all-packages --all-extras --all-groups --no-emit-workspace \
 		--no-header --output-file requirements.lock
+	$(UV) pip compile --quiet --upgrade --universal --python-version 3.13 --generate-hashes --no-header \
+		--output-file deploy/images/build.lock deploy/images/build.in
 
 clean: ## Remove the environment and caches; run folders stay
 	rm -rf $(VENV) .tools .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
