@@ -16,7 +16,7 @@ export VARIANT NAMESPACE
 .DEFAULT_GOAL := help
 # `make kind-up e2e` is one after the other, with -j too.
 .NOTPARALLEL:
-.PHONY: help setup demo test lint format bench images chart kind-up e2e campaign logs trace kind-down lock clean
+.PHONY: help setup demo test lint format bench images chart kind-up metrics e2e campaign logs trace kind-down lock clean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  \033[1m%-10s\033[0m %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -56,6 +56,9 @@ chart: $(STAMP) ## Lint the chart, render it with each values file, validate the
 
 kind-up: ## Cluster, images and chart in kind: VARIANT=hardened|naive|hardened-<fix>; ARGS go to helm
 	deploy/kind/up.sh $(ARGS)
+
+metrics: ## Metrics server for the cluster, which the autoscaler's test under load needs
+	deploy/kind/metrics.sh
 
 e2e: $(STAMP) ## Every crash point in the cluster, from both ledgers and the traces: VARIANT=...; ARGS go to pytest
 	deploy/kind/e2e.sh $(ARGS)
