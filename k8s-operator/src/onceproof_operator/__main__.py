@@ -17,6 +17,7 @@ from onceproof.errors import ConfigurationError
 from onceproof.service.logs import configure_logging
 from onceproof.service.settings import explain
 from onceproof.service.tracing import configure_tracing
+from onceproof_operator.api import ClusterError
 from onceproof_operator.handlers import registry
 from onceproof_operator.http import serve
 from onceproof_operator.settings import OperatorSettings
@@ -27,6 +28,7 @@ from onceproof_operator.world import World
 logger = logging.getLogger(__name__)
 
 _EX_CONFIG = 78
+_ASK_AGAIN_S = 30.0
 
 
 def main() -> int:
@@ -37,6 +39,8 @@ def main() -> int:
         sys.stderr.write(f"error: {explain(error)}\n")
         return _EX_CONFIG
     configure_logging(settings.service_name, settings.log_level)
+    # One line for each event of each object, and a drill's status is an event.
+    logging.getLogger("kopf.objects").setLevel(logging.WARNING)
     provider = configure_tracing(
         settings.service_name,
         socket.gethostname(),
@@ -64,13 +68,12 @@ async def operate(settings: OperatorSettings) -> None:
     # kopf would name itself after the user, and a uid without an entry in passwd has no name.
     os.environ.setdefault("POD_ID", socket.gethostname())
     async with World.open(settings) as world, serve(settings, health):
-        if missing := await world.cluster.missing_rights():
+        watching = [asyncio.create_task(_when_ready(ready, health))]
+        if await lacks_rights(world, health):
             # It goes on: a drill then says which right it lacks, where its user looks.
-            health.not_ready("rights", f"the ServiceAccount may not {', '.join(missing)}")
-            logger.error("the operator's ServiceAccount may not %s", ", ".join(missing))
+            watching.append(asyncio.create_task(_until_granted(world, health)))
         else:
             await disarm_orphans(world)
-        watch = asyncio.create_task(_when_ready(ready, health))
         try:
             await kopf.operator(
                 registry=registry(world, tasks),
@@ -79,9 +82,31 @@ async def operate(settings: OperatorSettings) -> None:
                 ready_flag=ready,
             )
         finally:
-            watch.cancel()
+            for task in watching:
+                task.cancel()
             await tasks.stop()
-            await asyncio.gather(watch, return_exceptions=True)
+            await asyncio.gather(*watching, return_exceptions=True)
+
+
+async def lacks_rights(world: World, health: Health) -> bool:
+    """Whether the ServiceAccount lacks rights; readiness says which."""
+    missing = ", ".join(await world.cluster.missing_rights())
+    if not missing:
+        health.ready("rights")
+        return False
+    logger.error("the operator's ServiceAccount may not %s", missing)
+    health.not_ready("rights", f"the ServiceAccount may not {missing}")
+    return True
+
+
+async def _until_granted(world: World, health: Health) -> None:
+    while True:
+        await asyncio.sleep(_ASK_AGAIN_S)
+        try:
+            if not await lacks_rights(world, health):
+                return
+        except ClusterError as error:
+            logger.warning("rights not known: %s", error)
 
 
 async def _when_ready(ready: asyncio.Event, health: Health) -> None:

@@ -21,7 +21,7 @@ logger = logging.getLogger(__name__)
 
 REQUEST_S: Final = 30.0
 _PATIENCE_S: Final = 60.0
-_WAIT: Final = tenacity.wait_exponential_jitter(initial=0.2, max=5.0, jitter=0.5)
+_WAIT: Final = tenacity.wait_exponential(multiplier=0.2, max=5.0) + tenacity.wait_random(0, 0.5)
 _PASSING: Final = frozenset(
     {
         HTTPStatus.REQUEST_TIMEOUT,
@@ -79,6 +79,9 @@ async def ask(
             return error.status in _PASSING | also_passing
         return isinstance(error, aiohttp.ClientError | OSError)
 
+    async def once() -> Any:  # noqa: ANN401 - as above
+        return await call(*args, **{"_request_timeout": REQUEST_S} | options)
+
     retrying = tenacity.AsyncRetrying(
         retry=tenacity.retry_if_exception(passes),
         wait=_WAIT,
@@ -87,7 +90,7 @@ async def ask(
         reraise=True,
     )
     try:
-        return await retrying(call, *args, **{"_request_timeout": REQUEST_S} | options)
+        return await retrying(once)
     except ApiException as error:
         raise _refusal(asked, error) from error
     except (aiohttp.ClientError, OSError) as error:

@@ -50,6 +50,7 @@ class KubernetesBackend:
         self._looking = asyncio.Lock()
         self._seen: list[Pod] = []
         self._seen_at = 0.0
+        self._stopped = False
 
     def instances(self, role: Role | None = None) -> list[Instance]:
         """What runs now, of one role or all."""
@@ -100,7 +101,8 @@ class KubernetesBackend:
             await asyncio.sleep(_LOOK_EVERY_S)
 
     async def stop(self) -> None:
-        """Nothing: pods outlive a campaign."""
+        """Pods outlive a campaign; but nobody waits for one any more, to arm it."""
+        self._stopped = True
 
     def _take(self, pod: Pod) -> bool:
         """Reserve a pod; no await between the look and the reservation."""
@@ -123,6 +125,8 @@ class KubernetesBackend:
             now = next((seen for seen in await self._pods() if seen.uid == pod.uid), None)
             if now is None or now.leaving or now.phase in _OVER:
                 return None
+            if now.restarts != pod.restarts:
+                return None  # a new container knows nothing of what the one before was armed with
             if now.ready and not waiting_for_port:
                 self._tracked[pod.uid] = _Tracked(instance, now)
                 return instance
@@ -135,16 +139,18 @@ class KubernetesBackend:
 
     def _forget(self, instance: Instance, last: Pod | None) -> int:
         self._tracked.pop(instance.uid, None)
-        restarted = last is not None and last.uid == instance.uid and last.phase not in _OVER
-        if restarted:
-            self._taken.discard(
-                instance.uid
-            )  # the same pod with a new container is the replacement
-        return _UNKNOWN_EXIT if last is None or last.exit_code is None else last.exit_code
+        if last is None or last.uid != instance.uid:
+            return _UNKNOWN_EXIT
+        if last.phase not in _OVER:
+            # The same pod with a new container is the replacement.
+            self._taken.discard(instance.uid)
+        return _UNKNOWN_EXIT if last.exit_code is None else last.exit_code
 
     async def _pods(self) -> list[Pod]:
         """The pods as they were a moment ago: all who wait share one look."""
         async with self._looking:
+            if self._stopped:
+                raise BackendError("the campaign is over")
             if time.monotonic() - self._seen_at >= _LOOK_EVERY_S:
                 self._seen = await self._cluster.pods(self._selector)
                 self._seen_at = time.monotonic()

@@ -8,7 +8,6 @@ lost, so its campaign is inconclusive, and says so.
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
 import time
 from collections import Counter
@@ -31,7 +30,7 @@ from onceproof_chaos.runfolder import RunFolder
 from onceproof_chaos.settings import CampaignSettings
 from onceproof_chaos.traces import TraceStoreError, write_spans
 from onceproof_chaos.verdict import Result, Verdict
-from onceproof_operator.api import ForbiddenError
+from onceproof_operator.api import ClusterError, ForbiddenError
 from onceproof_operator.backend import KubernetesBackend
 from onceproof_operator.campaign_progress import CampaignProgress
 from onceproof_operator.campaign_spec import CampaignSpec, as_status, recovery_as_status
@@ -46,8 +45,10 @@ _OVER: Final = frozenset({"Refused", "Finished"})
 _EXPORT_S: Final = 1.0
 """Spans of the last delivery are on their way to the trace store for so long."""
 _QUIET_S: Final = 60.0
+_CONCLUDE_S: Final = 300.0
+"""For gathering the evidence, whatever of it does not answer."""
 _ABORTS: Final = (
-    AdminError, BackendError, ForbiddenError, OnceproofError, OSError, WorkloadError,
+    AdminError, BackendError, ClusterError, OnceproofError, OSError, WorkloadError,
 )  # fmt: skip
 
 
@@ -86,23 +87,22 @@ class CampaignWork:
         phase = self._status.get("phase")
         if phase in _OVER:
             return
+        if phase not in (None, "Pending"):
+            await self._interrupted()
+            return
         try:
-            if phase not in (None, "Pending"):
-                await self._interrupted()
-                return
             async with self._world.admission:
                 settings = await self._accept()
+            await self._carry_out(settings)
         except RefusedError as error:
             await self._refuse(error.reason, str(error))
-            return
-        except ForbiddenError as error:
-            await self._refuse("Forbidden", str(error))
-            return
-        try:
-            await self._carry_out(settings)
         except Exception as error:
+            if isinstance(error, ForbiddenError) and not self._status.holds("Accepted"):
+                await self._refuse("Forbidden", str(error))
+                return
             # Whatever broke in here is no verdict on the pipeline.
             logger.exception("campaign %s", self._spec.name)
+            await self._clean_up()
             await self._finish("OperatorError", repr(error))
 
     async def abandon(self) -> None:
@@ -183,6 +183,8 @@ class CampaignWork:
         self._status.set(run=run.path.name)
         await self._status.write()
         reason = await self._load(settings, run, drain)
+        if reason is not None:
+            await self._clean_up()
         await self._status.report(
             "Drained",
             "True" if reason is None else "False",
@@ -190,20 +192,21 @@ class CampaignWork:
             reason or "queue and outbox are empty, ledgers do not change",
             phase="Checking",
         )
-        untraced = await self._save_spans(run, began)
-        verdict = await conclude(
-            run,
-            settings,
-            database_url=world.database_url,
-            provider_database_url=world.provider_database_url,
-            dead_letters=await drain.dead_letters(),
-            drain_reason=reason or untraced,
-            began=began,
-            since=began,
-            versions=versions_of(
-                await self._postgres_version(), kubernetes=await world.cluster.version()
-            ),
-        )
+        async with asyncio.timeout(_CONCLUDE_S):
+            untraced = await self._save_spans(run, began)
+            verdict = await conclude(
+                run,
+                settings,
+                database_url=world.database_url,
+                provider_database_url=world.provider_database_url,
+                dead_letters=await drain.dead_letters(),
+                drain_reason=reason or untraced,
+                began=began,
+                since=began,
+                versions=versions_of(
+                    await self._postgres_version(), kubernetes=await world.cluster.version()
+                ),
+            )
         await asyncio.to_thread(write_report, run.report_path, [run])
         self._status.set(
             **recovery_as_status(median_and_max(recoveries(run.faults(), run.spans())))
@@ -219,23 +222,42 @@ class CampaignWork:
                 nemesis = Nemesis(
                     settings.plan(), backend, settings.fixes, world.admin, faults.append
                 )
+                deadline = asyncio.timeout(self._spec.deadline_s)
                 try:
-                    async with asyncio.timeout(self._spec.deadline_s):
+                    async with deadline:
                         return await conduct(
                             nemesis,
                             drain,
-                            lambda: self._job.run(
-                                settings, run.history_path, progress.order_finished
-                            ),
+                            lambda: self._place_orders(settings, run, progress),
                             replicas=settings.replicas,
                             drain_timeout_s=settings.drain_timeout_s,
                             progress=progress,
                         )
-                except TimeoutError:
-                    return f"the deadline of {self._spec.deadline_s:.0f} s has passed"
                 except _ABORTS as error:
+                    if isinstance(error, TimeoutError) and deadline.expired():
+                        return f"the deadline of {self._spec.deadline_s:.0f} s has passed"
                     logger.exception("campaign %s", self._spec.name)
-                    return f"the run was aborted: {error}"
+                    return f"the run was aborted: {str(error) or repr(error)}"
+                finally:
+                    await backend.stop()
+
+    async def _place_orders(
+        self, settings: CampaignSettings, run: RunFolder, progress: CampaignProgress
+    ) -> None:
+        await self._job.run(settings, run.history_path, progress.order_finished)
+        self._status.set_condition(
+            "Loaded", "True", "AllPlaced", f"{settings.orders} orders have their outcome"
+        )
+        await self._status.write()
+
+    async def _clean_up(self) -> None:
+        """After a run that did not come to its end: no clients, and no pod that is armed."""
+        try:
+            await self._job.end()
+            await disarm_orphans(self._world)
+        except Exception:
+            # The campaign must come to its end all the same, or no other could begin.
+            logger.exception("campaign %s left something behind", self._spec.name)
 
     async def _save_spans(self, run: RunFolder, began: float) -> str | None:
         """Copy the run's spans into its folder; why that failed, or None."""
@@ -266,8 +288,7 @@ class CampaignWork:
         await self._status.report("Verified", state, reason, message)
 
     async def _interrupted(self) -> None:
-        with contextlib.suppress(ForbiddenError):
-            await self.abandon()
+        await self._clean_up()
         await self._finish(
             "OperatorRestarted",
             "the operator was restarted in the middle of the campaign; make it anew",

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
+import logging
 from typing import Final, Self
 
 from onceproof.crashpoints import Action
 from onceproof_chaos.faultlog import FaultEvent, FaultEventKind
+from onceproof_operator.api import ClusterError
 from onceproof_operator.conditions import Status
 from onceproof_operator.kill import Kill, record
+
+logger = logging.getLogger(__name__)
 
 _WRITE_EVERY_S: Final = 2.0
 _PHASES: Final = {"draining": "Draining", "waiting for the last faults": "Draining"}
@@ -90,5 +93,8 @@ class CampaignProgress:
                 faultsReached=len(self._reached),
                 message=f"{self._text}: {self._orders} orders, {self._kills} kills",
             )
-            with contextlib.suppress(OSError):
+            try:
                 await self._status.write()
+            except ClusterError as error:
+                logger.warning("progress not written: %s", error)
+                self._changed = True

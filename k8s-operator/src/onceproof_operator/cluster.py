@@ -43,7 +43,7 @@ _RIGHTS: Final = (
 
 @dataclass(frozen=True, slots=True)
 class Pod:
-    """What matters of a pod. `restarts` and `exit_code` are its first container's."""
+    """What matters of a pod. `restarts` and the last `exit_code` are its first container's."""
 
     name: str
     uid: str
@@ -76,7 +76,8 @@ class Pod:
         """From the client's object."""
         status = found.status
         container = next(iter(status.container_statuses or ()), None)
-        state = container.state.terminated if container and container.state else None
+        states = (container.state, container.last_state) if container else ()
+        ended = next((state.terminated for state in states if state and state.terminated), None)
         ports = [p for c in found.spec.containers for p in c.ports or () if p.name == _ADMIN]
         return cls(
             name=found.metadata.name,
@@ -87,7 +88,7 @@ class Pod:
             ready=any(c.type == "Ready" and c.status == "True" for c in status.conditions or ()),
             leaving=found.metadata.deletion_timestamp is not None,
             restarts=container.restart_count if container else 0,
-            exit_code=state.exit_code if state else None,
+            exit_code=ended.exit_code if ended else None,
             admin_port=ports[0].container_port if ports else _ADMIN_PORT,
         )
 

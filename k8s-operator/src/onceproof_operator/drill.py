@@ -11,13 +11,20 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
+from http import HTTPStatus
 from typing import Final, NoReturn
 
 from onceproof.crashpoints import RELAY_AFTER_PUBLISH, Action
 from onceproof.variants import parse_variant
-from onceproof_chaos.admin_client import AdminGoneError, ChaosDisabledError, ReachedPoint
+from onceproof_chaos.admin_client import (
+    AdminError,
+    AdminGoneError,
+    ChaosDisabledError,
+    ReachedPoint,
+)
+from onceproof_chaos.plan import Fault
 from onceproof_chaos.traces import TraceStoreError
-from onceproof_operator.api import ForbiddenError
+from onceproof_operator.api import ClusterError, ForbiddenError
 from onceproof_operator.cluster import Pod
 from onceproof_operator.conditions import State, Status, timestamp, unix
 from onceproof_operator.drill_spec import DrillSpec
@@ -27,6 +34,8 @@ from onceproof_operator.world import World
 
 logger = logging.getLogger(__name__)
 
+_SETTLED: Final = frozenset({"NoKillWanted", "NothingCame"})
+"""Reasons of conditions that are false for good: the drill goes on to the next step."""
 STEPS: Final = ("Selected", "Armed", "Reached", "Killed", "Redelivered", "Drained", "Verified")
 _POLL_S: Final = 0.3
 _LONG_POLL_S: Final = 20.0
@@ -90,7 +99,7 @@ class Drill:
 
     async def _take_back(self, *, spare: str = "") -> None:
         """As `abandon`, but leave the pod with the uid `spare` alone."""
-        pods = await self._world.cluster.pods(self._spec.selector)
+        pods = await self._matching()
         await asyncio.gather(
             *(
                 self._disarm(pod)
@@ -106,14 +115,17 @@ class Drill:
             parked = self._spec.action is Action.KILL and any(
                 event.fault == fault for event in await admin.reached(pod.admin_url)
             )
-        except (AdminGoneError, ChaosDisabledError) as error:
-            logger.debug("%s not disarmed: %s", pod.name, error)
+        except AdminError as error:
+            if not isinstance(error, AdminGoneError | ChaosDisabledError):
+                logger.warning("%s may stay armed: %s", pod.name, error)
             return
         if parked:
             # It would stand there until its park ends, and then go on with what it held.
             await self._world.cluster.delete_pod(pod)
 
     async def _until_quiet(self) -> None:
+        if self._status.holds("Drained"):
+            return
         if not self._status.condition("Selected"):
             async with self._world.admission:
                 await self._refuse_unless_alone()
@@ -125,8 +137,7 @@ class Drill:
                 await self._kill()
         else:
             await self._no_kill()
-        if not self._status.holds("Drained"):
-            await self._drain()
+        await self._drain()
 
     async def _refuse_unless_alone(self) -> None:
         """Two faults on one order, or a campaign's kills in between, would prove nothing."""
@@ -194,7 +205,7 @@ class Drill:
 
     async def _select(self) -> list[Pod]:
         """Pods of the target that run, all of which agreed to chaos."""
-        found = await self._world.cluster.pods(self._spec.selector)
+        found = await self._matching()
         if not found:
             await self._step_open(
                 "Selected",
@@ -220,6 +231,16 @@ class Drill:
         await self._step("Selected", "PodsFound", f"{len(pods)} pods match {self._spec.selector!r}")
         return pods
 
+    async def _matching(self) -> list[Pod]:
+        try:
+            return await self._world.cluster.pods(self._spec.selector)
+        except ClusterError as error:
+            if error.status != HTTPStatus.BAD_REQUEST:
+                raise
+            raise RefusedError(
+                "Selected", "SelectorInvalid", f"the selector is no label selector: {error}"
+            ) from error
+
     def _refuse_chaos(self, pod: Pod) -> NoReturn:
         raise RefusedError(
             "Selected",
@@ -231,7 +252,7 @@ class Drill:
     async def _arm(self, pod: Pod) -> bool:
         admin = self._world.admin
         try:
-            await admin.arm(pod.admin_url, [self._spec.fault(self._default_stall_s)])
+            await admin.arm(pod.admin_url, [self._fault])
         except AdminGoneError:
             return False  # it is starting or ending; the next look decides
         except ChaosDisabledError:
@@ -273,11 +294,21 @@ class Drill:
         intended = self._status.condition("Killed").get("reason") == "Deleting"
         pods = await cluster.pods(self._spec.selector)
         victim = next((pod for pod in pods if pod.uid == reached["uid"]), None)
-        started_at = time.time()
+        if victim is not None and self._stood_s() > self._fault.park_s:
+            raise RefusedError(
+                "Killed",
+                "WentOn",
+                f"pod {victim.name} stood for {self._fault.park_s:.0f} s, then went on unharmed",
+            )
         await self._status.report(
             "Killed", "Unknown", "Deleting", f"deleting pod {reached['name']}"
         )
-        gone_at = await delete_and_wait(cluster, victim) if victim is not None else None
+        # Where an earlier operator has deleted it, that was when it said so.
+        started_at = unix(self._status.condition("Killed")["lastTransitionTime"])
+        try:
+            gone_at = await delete_and_wait(cluster, victim) if victim is not None else None
+        except TimeoutError as error:
+            raise RefusedError("Killed", "StillThere", str(error)) from error
         if gone_at is None and not intended:
             raise RefusedError(
                 "Killed", "NotOurs", f"pod {reached['name']} was gone before this drill deleted it"
@@ -306,14 +337,16 @@ class Drill:
         )
 
     async def _no_kill(self) -> None:
-        if self._status.condition("Killed"):
-            return
         await self._status.report(
             "Killed", "False", "NoKillWanted", f"action {self._spec.action} kills nothing"
         )
         if self._spec.action is Action.STALL:
-            resumes = unix(self._status["reachedAt"]) + self._spec.stall_or(self._default_stall_s)
-            await asyncio.sleep(max(0.0, resumes - time.time()))
+            # The drain must not begin before the zombie is awake: it would see a false quiet.
+            await asyncio.sleep(max(0.0, self._fault.park_s - self._stood_s()))
+
+    def _stood_s(self) -> float:
+        """Since when the pod stands at the crash point; by the operator's clock, not the pod's."""
+        return time.time() - unix(self._status.condition("Reached")["lastTransitionTime"])
 
     async def _drain(self) -> None:
         """Wait until all is quiet, and meanwhile look for the order being handled again."""
@@ -381,27 +414,40 @@ class Drill:
     async def _give_up(self, step: str, reason: str, message: str) -> None:
         try:
             await self.abandon()
-        except ForbiddenError as error:
-            logger.error("drill %s left faults armed: %s", self._spec.name, error)  # noqa: TRY400
+        except RefusedError:
+            logger.info("drill %s: nothing to take back", self._spec.name)
+        except Exception as error:
+            # A drill without a verdict would be waited for for ever.
+            logger.exception("drill %s left faults armed", self._spec.name)
+            message += f"; not everything could be taken back: {error}"
         self._status.set(verdict="inconclusive", failedStep=step, endedAt=timestamp())
         await self._status.report(step, "False", reason, message)
 
     @property
-    def _default_stall_s(self) -> float:
-        return self._world.settings.visibility_s + 2
+    def _fault(self) -> Fault:
+        return self._spec.fault(self._world.settings.visibility_s + 2)
 
     def _next_step(self) -> str:
-        """The step that is under way: the first whose condition does not hold."""
-        kills = self._spec.action is Action.KILL
-        open_steps = (step for step in STEPS if not self._status.holds(step))
-        return next(step for step in open_steps if kills or step != "Killed")
+        """The step that is under way: the first whose condition is not settled."""
+        for step in STEPS:
+            if step == "Killed" and self._spec.action is not Action.KILL:
+                continue
+            if not (
+                self._status.holds(step) or self._status.condition(step).get("reason") in _SETTLED
+            ):
+                return step
+        return STEPS[-1]
 
     def _too_late(self) -> str:
         why = self._status.get("message") or "nothing happened"
         return f"not done within {self._spec.deadline_s:.0f} s; it stood at: {why}"
 
     async def _step(self, kind: str, reason: str, message: str, **fields: object) -> None:
-        await self._status.report(kind, "True", reason, message, step=kind, **fields)
+        if self._status.says(kind, "True", reason, message):
+            return  # pods are looked at all the time: without news nothing is written
+        now = self._status.get("step")
+        step = max(kind, now if now in STEPS else kind, key=STEPS.index)
+        await self._status.report(kind, "True", reason, message, step=step, **fields)
 
     async def _step_open(self, kind: str, reason: str, message: str) -> None:
         await self._status.report(kind, "False", reason, message, step="Selecting")

@@ -31,6 +31,9 @@ def registry(world: World, tasks: Tasks) -> kopf.OperatorRegistry:
         settings.scanning.disabled = True
         settings.posting.enabled = False
         settings.watching.server_timeout = 300
+        # A connection that died without a word would be watched for ever.
+        settings.watching.client_timeout = 330
+        settings.networking.request_timeout = 60
 
     @kopf.on.event(GROUP, VERSION, "crashdrills", registry=handlers)
     async def drill_seen(type: str | None, body: kopf.Body, **_: Any) -> None:  # noqa: A002, ANN401

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Final
 
 from aiohttp import web
-from prometheus_client import generate_latest
+from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 
 from onceproof.admin import Health
 from onceproof_operator.settings import OperatorSettings
@@ -51,7 +51,7 @@ def application(runs: Path, health: Health) -> web.Application:
         return web.json_response({"status": "ready"})
 
     async def metrics(_: web.Request) -> web.Response:
-        return web.Response(body=generate_latest(), headers={"Content-Type": "text/plain"})
+        return web.Response(body=generate_latest(), headers={"Content-Type": CONTENT_TYPE_LATEST})
 
     async def names(_: web.Request) -> web.Response:
         return web.json_response(sorted(path.name for path in _folders(runs)))
@@ -59,8 +59,7 @@ def application(runs: Path, health: Health) -> web.Application:
     async def archive(request: web.Request) -> web.Response:
         name = request.match_info["name"]
         folder = runs / name
-        # One path component without a leading dot: nothing outside of the folder can be named.
-        if not _NAME.fullmatch(name) or folder not in _folders(runs):
+        if folder not in _folders(runs):
             raise web.HTTPNotFound(text=f"no run folder {name}; it may have gone with its pod\n")
         body = await asyncio.to_thread(_pack, folder)
         return web.Response(body=body, content_type="application/gzip")
@@ -81,7 +80,12 @@ def application(runs: Path, health: Health) -> web.Application:
 def _folders(runs: Path) -> list[Path]:
     if not runs.is_dir():
         return []
-    return [path for path in runs.iterdir() if path.is_dir() and not path.is_symlink()]
+    # One path component without a leading dot: nothing outside of the folder can be named.
+    return [
+        path
+        for path in runs.iterdir()
+        if _NAME.fullmatch(path.name) and path.is_dir() and not path.is_symlink()
+    ]
 
 
 def _pack(folder: Path) -> bytes:

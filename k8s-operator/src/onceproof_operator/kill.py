@@ -68,17 +68,21 @@ async def delete_and_wait(cluster: Cluster, pod: Pod) -> float | None:
 
     Raises:
         ForbiddenError: the operator may not delete pods.
-        TimeoutError: it is still there a minute later.
+        TimeoutError: its process still runs a minute later.
     """
     if not await cluster.delete_pod(pod):
         return None
-    async with asyncio.timeout(_GONE_TIMEOUT_S):
-        while True:
-            looked_at = time.time()
-            left = await cluster.pod(pod.name)
-            if (left is None or left.uid != pod.uid) and not await _is_open(pod):
-                return looked_at
-            await asyncio.sleep(_POLL_S)
+    deadline = time.monotonic() + _GONE_TIMEOUT_S
+    while True:
+        looked_at = time.time()
+        left = await cluster.pod(pod.name)
+        if (left is None or left.uid != pod.uid) and not await _is_open(pod):
+            return looked_at
+        if time.monotonic() > deadline:
+            raise TimeoutError(
+                f"pod {pod.name} still runs {_GONE_TIMEOUT_S:.0f} s after its deletion"
+            )
+        await asyncio.sleep(_POLL_S)
 
 
 async def _is_open(pod: Pod) -> bool:

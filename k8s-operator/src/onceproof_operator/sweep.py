@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 
-from onceproof_chaos.admin_client import AdminGoneError, ChaosDisabledError
+from onceproof_chaos.admin_client import AdminError
 from onceproof_operator.drill_spec import FAULT_PREFIX
 from onceproof_operator.world import World
 
@@ -31,5 +31,6 @@ async def disarm_orphans(world: World) -> None:
             if orphans:
                 logger.info("%s: disarming %s", pod.name, ", ".join(orphans))
                 await world.admin.disarm(pod.admin_url, orphans)
-        except (AdminGoneError, ChaosDisabledError) as error:
-            logger.debug("%s not swept: %s", pod.name, error)
+        except AdminError as error:
+            # One pod that does not answer must not keep the operator from the others.
+            logger.warning("%s not swept: %s", pod.name, error)

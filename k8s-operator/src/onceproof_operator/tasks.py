@@ -8,10 +8,9 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Final, Protocol
-
-from onceproof_operator.api import ForbiddenError
 
 logger = logging.getLogger(__name__)
 
@@ -30,48 +29,53 @@ class Work(Protocol):
         ...
 
 
+@dataclass(frozen=True, slots=True)
+class _Started:
+    work: Work
+    task: asyncio.Task[None]
+
+
 class Tasks:
     """The work in progress by the object's uid. Each uid is started once in a process's life."""
 
     def __init__(self) -> None:
-        self._work: dict[str, Work] = {}
-        self._tasks: dict[str, asyncio.Task[None]] = {}
+        self._started: dict[str, _Started | None] = {}
+        """None when it has come to its end."""
 
     def start(self, uid: str, make: Callable[[], Work]) -> None:
         """Start the work of an object, unless that was done already."""
-        if uid in self._tasks:
+        if uid in self._started:
             return
-        work = self._work[uid] = make()
-        task = self._tasks[uid] = asyncio.create_task(work.run(), name=f"work-{uid}")
-        task.add_done_callback(_report)
+        work = make()
+        task = asyncio.create_task(work.run(), name=f"work-{uid}")
+        self._started[uid] = _Started(work, task)
+        task.add_done_callback(lambda _: self._ended(uid, task))
 
     async def deleted(self, uid: str) -> None:
-        """The object is gone: end its work and have it clean up."""
-        task, work = self._tasks.pop(uid, None), self._work.pop(uid, None)
-        if task is None or work is None:
+        """The object is gone: end its work, unless it has come to its end, and have it clean up."""
+        started = self._started.pop(uid, None)
+        if started is None:
             return
-        unfinished = not task.done()
-        task.cancel()
-        await asyncio.gather(task, return_exceptions=True)
-        if unfinished:
-            await _within(work.abandon(), "cleaning up after a deleted object")
+        started.task.cancel()
+        await asyncio.gather(started.task, return_exceptions=True)
+        try:
+            async with asyncio.timeout(_GIVE_UP_S):
+                await started.work.abandon()
+        except Exception:
+            logger.exception("cleaning up after a deleted object")
 
     async def stop(self) -> None:
         """The operator stops: end all work where it stands, for the next operator to go on."""
-        tasks = list(self._tasks.values())
+        tasks = [started.task for started in self._started.values() if started is not None]
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
 
-
-async def _within(work: Awaitable[None], what: str) -> None:
-    try:
-        async with asyncio.timeout(_GIVE_UP_S):
-            await work
-    except (TimeoutError, ForbiddenError):
-        logger.exception("%s", what)
-
-
-def _report(task: asyncio.Task[None]) -> None:
-    if not task.cancelled() and (error := task.exception()) is not None:
-        logger.error("%s ended", task.get_name(), exc_info=error)
+    def _ended(self, uid: str, task: asyncio.Task[None]) -> None:
+        if task.cancelled():
+            return
+        if (error := task.exception()) is not None:
+            # What it did in the object's name is still to be taken back when that is deleted.
+            logger.error("%s ended", task.get_name(), exc_info=error)
+        elif uid in self._started:
+            self._started[uid] = None

@@ -72,8 +72,8 @@ async def verify(spec: DrillSpec, status: Status, world: World) -> Result:
     try:
         ledgers = await _read(spec.order, world)
         spans = await world.traces.of_order(spec.order, since=spec.created)
-    except (OSError, TimeoutError, asyncpg.PostgresError) as error:
-        text = f"the ledgers cannot be read: {error or type(error).__name__}"
+    except (OSError, TimeoutError, asyncpg.PostgresError, asyncpg.InterfaceError) as error:
+        text = f"the ledgers cannot be read: {str(error) or type(error).__name__}"
         return Result("inconclusive", "LedgersUnreadable", text)
     except TraceStoreError as error:
         return Result("inconclusive", "TracesUnreadable", str(error))
@@ -204,10 +204,10 @@ async def _read(order: str, world: World) -> Ledgers:
             for sql in (_ORDERS, _CHARGES, _PENDING)
         ]
     finally:
-        await pipeline.close()
+        await pipeline.close(timeout=_TIMEOUT_S)
     provider = await asyncpg.connect(world.provider_database_url, timeout=_TIMEOUT_S)
     try:
         captures = await provider.fetchval(_CAPTURES, order, timeout=_TIMEOUT_S)
     finally:
-        await provider.close()
+        await provider.close(timeout=_TIMEOUT_S)
     return Ledgers(orders=counts[0], captures=captures, charges=counts[1], pending=counts[2])

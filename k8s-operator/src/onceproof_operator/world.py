@@ -41,7 +41,9 @@ class World:
             ConfigurationError: there is no cluster, or no SQS client can be made.
         """
         async with AsyncExitStack() as stack:
-            http = await stack.enter_async_context(aiohttp.ClientSession())
+            # Each armed pod holds a connection of its own while it is waited for.
+            connector = aiohttp.TCPConnector(limit=0)
+            http = await stack.enter_async_context(aiohttp.ClientSession(connector=connector))
             yield cls(
                 settings=settings,
                 cluster=await stack.enter_async_context(Cluster.connect(settings.namespace)),

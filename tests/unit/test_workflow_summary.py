@@ -1,0 +1,49 @@
+"""The before/after table that a workflow run shows."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+SCRIPT = Path(__file__).parents[2] / ".github" / "summary.py"
+COUNTS = {
+    "accepted": 3, "lost": 0, "double_charged": 0, "unexpected": 0, "mismatched": 0, "recovered": 0,
+    "redeliveries": 2, "deduplicated": 1,
+    "kills": {"relay.after_publish": 2, "consumer.after_commit": 1},
+}  # fmt: skip
+
+
+def leave(folder: Path, variant: str, orders: int, verdict: str, **counts: int) -> None:
+    folder.mkdir(parents=True)
+    run = {"variant": variant, "orders": orders, "started_at": 1.0}
+    (folder / "run.json").write_text(json.dumps(run))
+    found = COUNTS | {"orders": orders, "verdict": verdict} | counts
+    (folder / "verdict.json").write_text(json.dumps(found))
+
+
+def summary(root: Path) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, SCRIPT, root], capture_output=True, text=True, check=False
+    )
+
+
+def test_both_variants_stand_side_by_side_and_the_largest_run_counts(tmp_path: Path) -> None:
+    leave(tmp_path / "b" / "hardened", "hardened", 300, "pass")
+    leave(tmp_path / "b" / "small", "hardened", 3, "inconclusive")
+    leave(tmp_path / "a" / "naive", "naive", 300, "fail", lost=4, double_charged=9)
+    shown = summary(tmp_path)
+    assert shown.returncode == 0, shown.stderr
+    assert "| | naive | hardened |" in shown.stdout
+    assert "| **lost** | 4 | 0 |" in shown.stdout
+    assert "| **double-charged** | 9 | 0 |" in shown.stdout
+    assert "| kills | 3 | 3 |" in shown.stdout
+    assert "| verdict | fail | pass |" in shown.stdout
+
+
+def test_half_a_comparison_is_a_failure_that_says_what_is_missing(tmp_path: Path) -> None:
+    leave(tmp_path / "naive", "naive", 300, "fail")
+    shown = summary(tmp_path)
+    assert shown.returncode == 1
+    assert "No run of `hardened` was left behind." in shown.stdout
