@@ -11,24 +11,17 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from http import HTTPStatus
-from typing import Final, NoReturn
+from typing import Final
 
 from onceproof.crashpoints import RELAY_AFTER_PUBLISH, Action
-from onceproof.variants import parse_variant
-from onceproof_chaos.admin_client import (
-    AdminError,
-    AdminGoneError,
-    ChaosDisabledError,
-    ReachedPoint,
-)
-from onceproof_chaos.plan import Fault
+from onceproof_chaos.admin_client import ReachedPoint
 from onceproof_chaos.traces import TraceStoreError
-from onceproof_operator.api import ClusterError, ForbiddenError
+from onceproof_operator.api import ForbiddenError
 from onceproof_operator.cluster import Pod
 from onceproof_operator.conditions import State, Status, timestamp, unix
 from onceproof_operator.drill_spec import DrillSpec
 from onceproof_operator.kill import Kill, delete_and_wait, record
+from onceproof_operator.target import RefusedError, Target
 from onceproof_operator.verification import handled_after, verify
 from onceproof_operator.world import World
 
@@ -38,17 +31,7 @@ _SETTLED: Final = frozenset({"NoKillWanted", "NothingCame"})
 """Reasons of conditions that are false for good: the drill goes on to the next step."""
 STEPS: Final = ("Selected", "Armed", "Reached", "Killed", "Redelivered", "Drained", "Verified")
 _POLL_S: Final = 0.3
-_LONG_POLL_S: Final = 20.0
 _TRACES_POLL_S: Final = 1.0
-
-
-class RefusedError(Exception):
-    """The drill cannot go on. `reason` is one word for the condition."""
-
-    def __init__(self, step: str, reason: str, message: str) -> None:
-        super().__init__(message)
-        self.step = step
-        self.reason = reason
 
 
 class Drill:
@@ -64,7 +47,8 @@ class Drill:
         self._spec = spec
         self._status = status
         self._world = world
-        self._armed: dict[str, Pod] = {}
+        self._target = Target(spec, world)
+        self._armed: set[str] = set()
 
     async def run(self) -> None:
         """Go from where the status stands to a verdict.
@@ -95,33 +79,7 @@ class Drill:
 
     async def abandon(self) -> None:
         """Disarm every pod, also those armed by an earlier operator, and end those that are parked."""
-        await self._take_back()
-
-    async def _take_back(self, *, spare: str = "") -> None:
-        """As `abandon`, but leave the pod with the uid `spare` alone."""
-        pods = await self._matching()
-        await asyncio.gather(
-            *(
-                self._disarm(pod)
-                for pod in pods
-                if pod.chaos_enabled and pod.ip and pod.uid != spare
-            )
-        )
-
-    async def _disarm(self, pod: Pod) -> None:
-        admin, fault = self._world.admin, self._spec.fault_id
-        try:
-            await admin.disarm(pod.admin_url, [fault])
-            parked = self._spec.action is Action.KILL and any(
-                event.fault == fault for event in await admin.reached(pod.admin_url)
-            )
-        except AdminError as error:
-            if not isinstance(error, AdminGoneError | ChaosDisabledError):
-                logger.warning("%s may stay armed: %s", pod.name, error)
-            return
-        if parked:
-            # It would stand there until its park ends, and then go on with what it held.
-            await self._world.cluster.delete_pod(pod)
+        await self._target.take_back()
 
     async def _until_quiet(self) -> None:
         if self._status.holds("Drained"):
@@ -173,8 +131,9 @@ class Drill:
             while True:
                 pods = await self._select()
                 for pod in pods:
-                    if pod.uid not in self._armed and await self._arm(pod):
-                        watches[asyncio.create_task(self._watch(pod))] = pod
+                    if pod.uid not in self._armed and await self._target.arm(pod):
+                        self._armed.add(pod.uid)
+                        watches[asyncio.create_task(self._target.watch(pod))] = pod
                 if self._armed and all(pod.uid in self._armed for pod in pods if pod.ready):
                     await self._step(
                         "Armed",
@@ -192,88 +151,29 @@ class Drill:
                     pod = watches.pop(task)
                     if (reached := task.result()) is not None:
                         # At once: the order comes again, and the next pod must not stop at it too.
-                        await self._take_back(spare=pod.uid)
+                        await self._target.take_back(spare=pod.uid)
                         await self._reached(pod, reached)
                         return
-                    self._armed.pop(
-                        pod.uid, None
-                    )  # it is gone, and its replacement has no fault yet
+                    self._armed.discard(pod.uid)  # gone, and its replacement has no fault yet
         finally:
             for task in watches:
                 task.cancel()
             await asyncio.gather(*watches, return_exceptions=True)
 
     async def _select(self) -> list[Pod]:
-        """Pods of the target that run, all of which agreed to chaos."""
-        found = await self._matching()
-        if not found:
+        pods = await self._target.usable()
+        if pods or await self._target.pods():
+            await self._step(
+                "Selected", "PodsFound", f"{len(pods)} pods match {self._spec.selector!r}"
+            )
+        else:
             await self._step_open(
                 "Selected",
                 "NoPodsMatched",
                 f"no pod in namespace {self._world.cluster.namespace} matches "
                 f"{self._spec.selector!r}; correct the selector, or start the pods before the deadline",
             )
-            return []
-        for pod in found:
-            if not pod.chaos_enabled:
-                self._refuse_chaos(pod)
-        fixes = parse_variant(self._world.settings.variant)
-        roles = self._spec.roles(fixes)
-        others = sorted({pod.component for pod in found} - roles)
-        if others:
-            raise RefusedError(
-                "Selected",
-                "WrongComponent",
-                f"the selector matches {', '.join(others)}, which never passes {self._spec.point} "
-                f"in variant {self._world.settings.variant}; select {', '.join(sorted(roles))}",
-            )
-        pods = [pod for pod in found if pod.phase == "Running" and pod.ip and not pod.leaving]
-        await self._step("Selected", "PodsFound", f"{len(pods)} pods match {self._spec.selector!r}")
         return pods
-
-    async def _matching(self) -> list[Pod]:
-        try:
-            return await self._world.cluster.pods(self._spec.selector)
-        except ClusterError as error:
-            if error.status != HTTPStatus.BAD_REQUEST:
-                raise
-            raise RefusedError(
-                "Selected", "SelectorInvalid", f"the selector is no label selector: {error}"
-            ) from error
-
-    def _refuse_chaos(self, pod: Pod) -> NoReturn:
-        raise RefusedError(
-            "Selected",
-            "ChaosDisabled",
-            f"pod {pod.name} does not have chaos enabled; in a test environment set chaos.enabled=true "
-            "in the chart's values",
-        )
-
-    async def _arm(self, pod: Pod) -> bool:
-        admin = self._world.admin
-        try:
-            await admin.arm(pod.admin_url, [self._fault])
-        except AdminGoneError:
-            return False  # it is starting or ending; the next look decides
-        except ChaosDisabledError:
-            self._refuse_chaos(pod)
-        self._armed[pod.uid] = pod
-        return True
-
-    async def _watch(self, pod: Pod) -> ReachedPoint | None:
-        """Wait until this pod reaches the fault; None when the pod is gone."""
-        last = 0
-        while True:
-            try:
-                events = await self._world.admin.reached(
-                    pod.admin_url, after=last, wait_s=_LONG_POLL_S
-                )
-            except AdminGoneError:
-                return None
-            for event in events:
-                if event.fault == self._spec.fault_id:
-                    return event
-                last = event.seq  # of another drill
 
     async def _reached(self, pod: Pod, event: ReachedPoint) -> None:
         await self._step(
@@ -294,11 +194,11 @@ class Drill:
         intended = self._status.condition("Killed").get("reason") == "Deleting"
         pods = await cluster.pods(self._spec.selector)
         victim = next((pod for pod in pods if pod.uid == reached["uid"]), None)
-        if victim is not None and self._stood_s() > self._fault.park_s:
+        if victim is not None and self._stood_s() > self._target.fault.park_s:
             raise RefusedError(
                 "Killed",
                 "WentOn",
-                f"pod {victim.name} stood for {self._fault.park_s:.0f} s, then went on unharmed",
+                f"pod {victim.name} stood for {self._target.fault.park_s:.0f} s, then went on unharmed",
             )
         await self._status.report(
             "Killed", "Unknown", "Deleting", f"deleting pod {reached['name']}"
@@ -342,7 +242,7 @@ class Drill:
         )
         if self._spec.action is Action.STALL:
             # The drain must not begin before the zombie is awake: it would see a false quiet.
-            await asyncio.sleep(max(0.0, self._fault.park_s - self._stood_s()))
+            await asyncio.sleep(max(0.0, self._target.fault.park_s - self._stood_s()))
 
     def _stood_s(self) -> float:
         """Since when the pod stands at the crash point; by the operator's clock, not the pod's."""
@@ -422,10 +322,6 @@ class Drill:
             message += f"; not everything could be taken back: {error}"
         self._status.set(verdict="inconclusive", failedStep=step, endedAt=timestamp())
         await self._status.report(step, "False", reason, message)
-
-    @property
-    def _fault(self) -> Fault:
-        return self._spec.fault(self._world.settings.visibility_s + 2)
 
     def _next_step(self) -> str:
         """The step that is under way: the first whose condition is not settled."""
