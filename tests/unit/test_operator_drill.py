@@ -51,6 +51,34 @@ async def test_a_kill_from_selection_to_verdict(scene: Scene) -> None:
     assert times == sorted(times)
 
 
+@pytest.mark.parametrize(
+    ("point", "component", "counts"),
+    [
+        (
+            "producer.after_commit",
+            "producer",
+            True,
+        ),  # committed is handed over, to a fast relay too
+        ("relay.before_publish", "relay", False),
+        ("relay.after_publish", "relay", False),
+    ],
+)
+async def test_what_was_handled_before_the_fault(
+    scene: Scene, point: str, component: str, counts: bool
+) -> None:
+    pod = scene.cluster.add(component)
+    labels = {"app.kubernetes.io/component": component}
+    made = scene.make(crashPoint=point, action="drop", labels=labels, created=time.time() - 5)
+    task = scene.start(made)
+    await until_said(made, "Armed")
+    scene.traces.handled(at=time.time() - 1)
+    scene.reach(pod)
+    await until_said(made, "Killed", "False")
+    scene.quiet.set()
+    await task
+    assert said(made, "Redelivered")[0] == ("True" if counts else "False")
+
+
 async def test_the_kill_is_told_when_the_process_is_gone_not_the_object(scene: Scene) -> None:
     victim = scene.cluster.add()
     scene.still_runs = {victim.pod.uid}

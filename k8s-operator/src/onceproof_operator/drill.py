@@ -13,7 +13,7 @@ import logging
 import time
 from typing import Final
 
-from onceproof.crashpoints import RELAY_AFTER_PUBLISH, Action
+from onceproof.crashpoints import PRODUCER_AFTER_COMMIT, RELAY_AFTER_PUBLISH, Action
 from onceproof_chaos.admin_client import ReachedPoint
 from onceproof_chaos.traces import TraceStoreError
 from onceproof_operator.api import ForbiddenError
@@ -280,8 +280,15 @@ class Drill:
             logger.warning("traces of %s: %s", self._spec.order, error)
             return False
         fault_at = unix(self._status.get("killedAt") or self._status["reachedAt"])
-        since = fault_at
-        if self._spec.point != RELAY_AFTER_PUBLISH:
+        if self._spec.point == RELAY_AFTER_PUBLISH:
+            since = (
+                fault_at  # what was published may be handled at once; it is its twin that counts
+            )
+        elif self._spec.point == PRODUCER_AFTER_COMMIT:
+            since = (
+                self._spec.created
+            )  # committed is handed over: a relay may be faster than the fault
+        else:
             # What the pod did not get to do, another may do before this one is dead or has told of it.
             crash = (span.start for span in spans if span.span_id == self._status["spanId"])
             since = next(crash, fault_at)
