@@ -140,6 +140,25 @@ def test_a_link_into_another_trace_is_no_parent() -> None:
     assert [link["span_id"] for link in converted.links] == ["0000000000000001"]
 
 
+@pytest.mark.parametrize(
+    ("warning", "moved_us"),
+    [
+        ("This span's timestamps were adjusted by -312.345ms", -312345),
+        ("This span's timestamps were adjusted by 85.4µs", 85),
+        ("This span's timestamps were adjusted by -1m1.5s", -61_500_000),
+        ("clock skew adjustment disabled; not applying calculated delta of 1.5s", 0),
+    ],
+)
+def test_a_span_that_jaeger_moved_is_moved_back(warning: str, moved_us: int) -> None:
+    recorded = TRACE["spans"][0]
+    moved = recorded | {
+        "startTime": recorded["startTime"] + moved_us,
+        "logs": [log | {"timestamp": log["timestamp"] + moved_us} for log in recorded["logs"]],
+        "warnings": [warning],
+    }
+    assert span_of(moved, TRACE["processes"]) == of_recorded()[0]
+
+
 def test_a_run_folder_gets_the_lines_that_the_services_write(tmp_path: Path) -> None:
     spans = list(of_recorded())
     write_spans(tmp_path / "spans.jsonl", spans)

@@ -2,11 +2,14 @@
 
 Jaeger's own model is older than OpenTelemetry's: kind, status and scope are tags, links are references
 of the type FOLLOWS_FROM without attributes, and numbers come as text where JavaScript could not hold
-them. `opentelemetry` has no reader for it.
+them. It also moves a span of another process that does not fit into its parent, up to a second, because
+it takes that for a wrong clock. Here it is what an outbox does, and a second decides whether an order
+was handled before or after a fault, so the move is undone. `opentelemetry` has no reader for it.
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping
 from typing import Any, Final
 
@@ -28,6 +31,11 @@ _CHILD_OF: Final = "CHILD_OF"
 _TRACE_ID_CHARS: Final = 32
 _SPAN_ID_CHARS: Final = 16
 _NANOSECONDS: Final = 1e9
+_MOVED: Final = re.compile(r"timestamps were adjusted by (-?)([0-9.hmsnuµμ]+)")
+_DURATION: Final = re.compile(r"([0-9.]+)(h|ms|m|s|us|µs|μs|ns)")
+_UNIT_US: Final = {
+    "h": 3.6e9, "m": 6e7, "s": 1e6, "ms": 1e3, "us": 1.0, "µs": 1.0, "μs": 1.0, "ns": 1e-3,
+}  # fmt: skip
 
 
 def span_of(document: Mapping[str, Any], processes: Mapping[str, Any]) -> Span:
@@ -43,7 +51,8 @@ def span_of(document: Mapping[str, Any], processes: Mapping[str, Any]) -> Span:
     process = processes[document["processID"]]
     tags = _values(document.get("tags") or ())
     trace_id, span_id = _ids(document)
-    start_ns = int(document["startTime"]) * 1000
+    moved_us = _moved_us(document)
+    start_ns = (int(document["startTime"]) - moved_us) * 1000
     end_ns = start_ns + int(document["duration"]) * 1000
     return Span(
         name=document["operationName"],
@@ -63,7 +72,7 @@ def span_of(document: Mapping[str, Any], processes: Mapping[str, Any]) -> Span:
             for kind, trace, span in _references(document)
             if kind != _CHILD_OF
         ),
-        events=tuple(_event(log) for log in document.get("logs") or ()),
+        events=tuple(_event(log, moved_us) for log in document.get("logs") or ()),
     )
 
 
@@ -89,10 +98,20 @@ def _ids(document: Mapping[str, Any]) -> tuple[str, str]:
     return trace_id.zfill(_TRACE_ID_CHARS), span_id.zfill(_SPAN_ID_CHARS)
 
 
-def _event(log: Mapping[str, Any]) -> dict[str, Any]:
+def _moved_us(document: Mapping[str, Any]) -> int:
+    """By how many microseconds Jaeger moved a span; only its warning, for people, tells."""
+    moved = 0.0
+    for warning in document.get("warnings") or ():
+        if found := _MOVED.search(warning):
+            length = sum(float(n) * _UNIT_US[unit] for n, unit in _DURATION.findall(found[2]))
+            moved += -length if found[1] else length
+    return round(moved)
+
+
+def _event(log: Mapping[str, Any], moved_us: int) -> dict[str, Any]:
     fields = _values(log["fields"])
     name = str(fields.pop("event", ""))
-    return {"name": name, "time": int(log["timestamp"]) * 1000, "attributes": fields}
+    return {"name": name, "time": (int(log["timestamp"]) - moved_us) * 1000, "attributes": fields}
 
 
 def _values(tags: Iterable[Mapping[str, Any]]) -> dict[str, Any]:

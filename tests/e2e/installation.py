@@ -1,0 +1,116 @@
+"""The chart in a namespace of its own, for one run of the tests."""
+
+from __future__ import annotations
+
+import os
+import secrets
+import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from http import HTTPStatus
+from pathlib import Path
+
+from tests.e2e.cluster import Cluster, CommandError
+from tests.e2e.ledgers import Ledgers
+from tests.e2e.proxy import ApiProxy, api_proxy, ask
+from tests.e2e.traces import Traces
+
+ROOT = Path(__file__).resolve().parents[2]
+CHART = ROOT / "deploy/helm/onceproof"
+RELEASE = "onceproof"
+PIPELINE = ("producer", "relay", "consumer", "provider")
+
+
+@dataclass(frozen=True)
+class Installation:
+    """A running release, and the ways into it."""
+
+    cluster: Cluster
+    variant: str
+    proxy: ApiProxy
+
+    @property
+    def producer(self) -> str:
+        """Base URL of the order API."""
+        return self.proxy.service(f"{RELEASE}-producer", 8080)
+
+    @property
+    def traces(self) -> Traces:
+        """The trace query API."""
+        return Traces(self.proxy.service(f"{RELEASE}-jaeger", 16686))
+
+    @property
+    def ledgers(self) -> Ledgers:
+        """SQL on both databases."""
+        return Ledgers(self.cluster, f"{RELEASE}-postgres-0")
+
+    def fresh(self, stem: str) -> str:
+        """A name that nothing in the namespace has: of a drill, a campaign or an order."""
+        return f"{stem.replace('.', '-').replace('_', '-')}-{secrets.token_hex(3)}"
+
+    def settled(self) -> None:
+        """Wait until every pod of the pipeline is ready, as before anything happened."""
+        self.cluster.rolled_out(*(f"{RELEASE}-{component}" for component in PIPELINE))
+
+    def armed(self) -> dict[str, list[str]]:
+        """Ids of the faults that wait in each pod of the pipeline that answers."""
+        found: dict[str, list[str]] = {}
+        for component in PIPELINE:
+            for pod in self.cluster.pods(component):
+                answer = ask(f"{self.proxy.admin(pod.name)}/crash-points")
+                if answer.status == HTTPStatus.OK:
+                    found[pod.name] = [fault["id"] for fault in answer.json()]
+        return found
+
+    def upgrade(self, *words: str) -> None:
+        """`helm upgrade` with some values changed."""
+        self.cluster.helm(
+            "upgrade", RELEASE, str(CHART), "--reuse-values", *words,
+            "--wait", "--wait-for-jobs", "--timeout", "5m",
+        )  # fmt: skip
+
+
+def image_tag() -> str:
+    """Of the images that `make e2e` has loaded."""
+    return (
+        os.environ.get("ONCEPROOF_IMAGE_TAG")
+        or subprocess.check_output([ROOT / "deploy/images/build.sh", "--tag"], text=True).strip()
+    )
+
+
+@contextmanager
+def namespace(context: str, name: str, *, keep: bool = False) -> Iterator[Cluster]:
+    """A namespace that is deleted at the end, whatever happens; deleting it must not hang.
+
+    Raises:
+        CommandError: it is still there after two minutes.
+    """
+    cluster = Cluster(context, name)
+    cluster.kubectl("create", "namespace", name)
+    try:
+        yield cluster
+    finally:
+        if not keep:
+            cluster.delete("namespace", name, "--timeout=120s")
+
+
+@contextmanager
+def installed(cluster: Cluster, variant: str, tag: str) -> Iterator[Installation]:
+    """The chart, installed as `make kind-up` does it."""
+    resources = str(CHART / "crds")
+    cluster.kubectl("apply", "--server-side", "--force-conflicts", "--filename", resources)
+    cluster.kubectl("wait", "--for=condition=Established", "--filename", resources)
+    try:
+        cluster.helm(
+            "install", RELEASE, str(CHART),
+            "--values", str(CHART / "ci/hardened-kind.yaml"),
+            "--set", f"variant={variant}", "--set-string", f"image.tag={tag}",
+            "--wait", "--wait-for-jobs", "--timeout", "5m",
+        )  # fmt: skip
+    except CommandError as error:
+        pods = cluster.kubectl("get", "pods", "--output", "wide")
+        events = cluster.kubectl("get", "events", "--sort-by=.lastTimestamp")
+        raise AssertionError(f"{error}\n{pods}\n{events[-4000:]}") from error
+    with api_proxy(cluster) as proxy:
+        yield Installation(cluster, variant, proxy)
