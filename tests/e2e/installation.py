@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import secrets
 import subprocess
 from collections.abc import Iterator
@@ -20,6 +21,8 @@ ROOT = Path(__file__).resolve().parents[2]
 CHART = ROOT / "deploy/helm/onceproof"
 RELEASE = "onceproof"
 PIPELINE = ("producer", "relay", "consumer", "provider")
+_MESSAGES = re.compile(r"<Name>ApproximateNumberOfMessages\w*</Name>\s*<Value>(\d+)</Value>")
+"""Visible, delayed, and in flight."""
 
 
 @dataclass(frozen=True)
@@ -62,6 +65,15 @@ class Installation:
                 if answer.status == HTTPStatus.OK:
                     found[pod.name] = [fault["id"] for fault in answer.json()]
         return found
+
+    def queued(self) -> int:
+        """Messages that are not acked yet, in flight or not."""
+        queue = f"{self.proxy.service(f'{RELEASE}-elasticmq', 9324)}/000000000000/orders"
+        answer = ask(f"{queue}?Action=GetQueueAttributes&AttributeName.1=All")
+        assert answer.status == HTTPStatus.OK, answer.body
+        counts = _MESSAGES.findall(answer.body)
+        assert len(counts) == 3, answer.body
+        return sum(map(int, counts))
 
     def upgrade(self, *words: str) -> None:
         """`helm upgrade` with some values changed."""
