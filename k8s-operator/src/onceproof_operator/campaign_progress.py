@@ -30,7 +30,7 @@ class CampaignProgress:
         self._status = status
         self._namespace = namespace
         self._orders = 0
-        self._kills = 0
+        self._kills: set[str] = set()
         self._reached: dict[str, float] = {}
         self._text = ""
         self._changed = False
@@ -61,7 +61,8 @@ class CampaignProgress:
         if event.event is FaultEventKind.REACHED and event.fault is not None:
             self._reached[event.fault] = event.at
         elif event.event is FaultEventKind.KILLED and event.action == Action.KILL:
-            self._kills += 1
+            # Two pods may reach one fault; it is one kill of the plan all the same.
+            self._kills.add(event.fault or "")
             record(self._kill(event))
         self._changed = True
 
@@ -89,9 +90,9 @@ class CampaignProgress:
             self._changed = False
             self._status.set(
                 orders=self._orders,
-                kills=self._kills,
+                kills=len(self._kills),
                 faultsReached=len(self._reached),
-                message=f"{self._text}: {self._orders} orders, {self._kills} kills",
+                message=f"{self._text}: {self._orders} orders, {len(self._kills)} kills",
             )
             try:
                 await self._status.write()
