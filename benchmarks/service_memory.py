@@ -3,28 +3,20 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import os
-import signal
-import socket
-import sys
-import tempfile
-from collections.abc import AsyncIterator, Mapping
-from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Final
 
-import aiohttp
 import asyncpg
 import psutil
 
 from benchmarks.figures import InvalidRunError, require_charged_once
 from benchmarks.null_broker import order_event
+from benchmarks.service_process import free_port, service
 from onceproof.ports import Outgoing
 from onceproof_chaos.environment import Stage, asyncpg_url, connect, servers, stage
 
 _SAMPLE_S: Final = 0.05
-_READY_S: Final = 60.0
 _WORK_S: Final = 180.0
 
 
@@ -48,7 +40,7 @@ async def consumer_memory(orders: int, database_url: str | None) -> ServiceMemor
         servers(database_url=database_url) as where,
         stage(where, f"rss_{os.getpid()}", visibility_s=30, max_receive_count=5) as at,
     ):
-        http_port, provider_admin, consumer_admin = _free_port(), _free_port(), _free_port()
+        http_port, provider_admin, consumer_admin = free_port(), free_port(), free_port()
         provider = {
             "ONCEPROOF_DATABASE_URL": at.provider_database_url,
             "ONCEPROOF_HTTP_HOST": "127.0.0.1",
@@ -63,8 +55,8 @@ async def consumer_memory(orders: int, database_url: str | None) -> ServiceMemor
             "ONCEPROOF_PROVIDER_URL": f"http://127.0.0.1:{http_port}",
         }
         async with (
-            _service("onceproof_provider", provider_admin, provider),
-            _service("onceproof_consumer", consumer_admin, consumer) as pid,
+            service("onceproof_provider", provider_admin, provider),
+            service("onceproof_consumer", consumer_admin, consumer) as pid,
         ):
             idle = psutil.Process(pid).memory_info().rss
             return await _load(at, pid, orders, idle)
@@ -100,53 +92,3 @@ async def _load(at: Stage, pid: int, orders: int, idle: int) -> ServiceMemory:
         asked=orders, charges=charges, charged_orders=charged, given_back=len(failed)
     )
     return ServiceMemory(orders, idle / 1e6, peak / 1e6, orders / (loop.time() - started))
-
-
-@asynccontextmanager
-async def _service(
-    module: str, admin_port: int, environment: Mapping[str, str]
-) -> AsyncIterator[int]:
-    """A service process, ready; its process id."""
-    with tempfile.TemporaryFile() as log:
-        process = await asyncio.create_subprocess_exec(
-            sys.executable, "-m", module,
-            stdout=log, stderr=log,
-            env={
-                **os.environ, **environment,
-                "ONCEPROOF_ADMIN_HOST": "127.0.0.1", "ONCEPROOF_ADMIN_PORT": str(admin_port),
-            },
-        )  # fmt: skip
-        try:
-            if not await _ready(process, f"http://127.0.0.1:{admin_port}/readyz"):
-                log.seek(0)
-                text = log.read().decode(errors="replace")[-1500:]
-                raise InvalidRunError(f"{module} did not get ready:\n{text}")
-            yield process.pid
-        finally:
-            with contextlib.suppress(ProcessLookupError):
-                process.send_signal(signal.SIGTERM)
-            try:
-                async with asyncio.timeout(30):
-                    await process.wait()
-            except TimeoutError:
-                process.kill()
-                await process.wait()
-
-
-async def _ready(process: asyncio.subprocess.Process, url: str) -> bool:
-    async with aiohttp.ClientSession() as http:
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(_READY_S):
-                while process.returncode is None:
-                    with contextlib.suppress(aiohttp.ClientError):
-                        async with http.get(url) as response:
-                            if response.status == 200:
-                                return True
-                    await asyncio.sleep(_SAMPLE_S)
-    return False
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])

@@ -26,6 +26,8 @@ DEDUP_HIT: Final = "onceproof.dedup.hit"
 OUTCOME: Final = "onceproof.outcome"
 MESSAGE_ID: Final = "messaging.message.id"
 BATCH_COUNT: Final = "messaging.batch.message_count"
+REDRIVE: Final = "onceproof.redrive"
+"""Id of the redrive that took the message back out of the DLQ; of a message the same attribute."""
 
 CRASH_POINT_SPAN: Final = "crash_point.reached"
 _FLUSH_TIMEOUT_MS: Final = 2000
@@ -146,6 +148,7 @@ __all__ = [
     "MESSAGE_ID",
     "ORDER_ID",
     "OUTCOME",
+    "REDRIVE",
     "SpanKind",
     "current_traceparent",
     "flush",

@@ -11,6 +11,7 @@ from typing import Annotated, Final
 
 import typer
 
+from onceproof.cli.dlq import dlq_app
 from onceproof.cli.schema import schema_app
 
 _GROUP: Final = "onceproof.commands"
@@ -38,6 +39,7 @@ def build() -> typer.Typer:
         """Charge every order once, and prove it."""
 
     app.add_typer(schema_app, name="schema")
+    app.add_typer(dlq_app, name="dlq")
     for point in sorted(entry_points(group=_GROUP), key=lambda found: found.name):
         point.load()(app)
     return app
