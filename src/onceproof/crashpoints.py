@@ -174,7 +174,9 @@ class CrashPoints:
             self._changed.wait_for(lambda: len(self._reached) > after, timeout=wait_s)
             return self._reached[after:]
 
-    def hit(self, point: str, order: str, attempt: int = 1, event_id: str = "") -> None:
+    def hit(
+        self, point: str, order: str, attempt: int = 1, event_id: str = "", message_id: str = ""
+    ) -> None:
         """Pass a crash point.
 
         Raises:
@@ -190,7 +192,12 @@ class CrashPoints:
             self._remove(fault.id)
         # The span must be with the exporter before anyone may kill this process.
         trace_id, span_id = record_crash_point(
-            point, action=fault.action, order=order, attempt=attempt, event_id=event_id
+            point,
+            action=fault.action,
+            order=order,
+            attempt=attempt,
+            event_id=event_id,
+            message_id=message_id,
         )
         with self._changed:
             self._reached.append(

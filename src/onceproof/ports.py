@@ -51,7 +51,9 @@ class Message:
     """One delivery as the broker made it; the body is not parsed yet.
 
     `visible_until` is on the clock of `time.monotonic()`, counted from before the receive request
-    was sent, so that it is never later than the broker's own deadline.
+    was sent, so that it is never later than the broker's own deadline. `first_received_at` is when the
+    broker first gave the message to anybody, who may have died before reading it; None where the broker
+    does not say.
     """
 
     body: bytes
@@ -61,6 +63,7 @@ class Message:
     visible_until: float
     sent_at: datetime | None = None
     attributes: Mapping[str, str] = field(default_factory=dict)
+    first_received_at: datetime | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -193,8 +193,11 @@ def summarise(spans: Iterable[Span]) -> SpansSummary:
 
 def _add_crash(of_event: dict[tuple[str, int], float], crash: Span) -> None:
     """Count a delivery that only its crash point reported: its `process` span died with it."""
+    if named := crash.attributes.get(MESSAGE_ID):
+        of_event.setdefault((str(named), crash.attempt), crash.start)
+        return
     if any(attempt == crash.attempt for _, attempt in of_event):
         return
-    # The span names no message; an event was nearly always sent as one only.
+    # An event was nearly always sent as one message only.
     message = max(of_event, key=lambda delivery: delivery[1])[0] if of_event else ""
     of_event[message, crash.attempt] = crash.start

@@ -20,7 +20,7 @@ from urllib.parse import quote, urlencode
 
 import aiohttp
 
-from onceproof.telemetry import ORDER_ID
+from onceproof.telemetry import EVENT_ID, ORDER_ID
 from onceproof_chaos import jsonl
 from onceproof_chaos.jaeger import span_of
 from onceproof_chaos.spans import Span
@@ -110,6 +110,23 @@ class TraceStore:
                 if any(link["trace_id"] in traces for link in span.links):
                     found[span.trace_id, span.span_id] = span
         return _in_order(found.values())
+
+    async def order_of(self, event_id: str, *, since: float) -> str | None:
+        """The order that an event belongs to; None when no span names both.
+
+        Args:
+            event_id: the event.
+            since: Unix time in seconds of the oldest span to look for.
+
+        Raises:
+            TraceStoreError: the store cannot be asked.
+        """
+        until = time.time() + _CLOCKS_S
+        for service in await self._services():
+            for span in await self._search(service, since, until, {EVENT_ID: event_id}):
+                if span.attributes.get(EVENT_ID) == event_id and span.order_id:
+                    return span.order_id
+        return None
 
     async def _services(self) -> list[str]:
         answer = await self._get("/api/services")

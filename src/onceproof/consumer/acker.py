@@ -13,16 +13,9 @@ from opentelemetry.trace import Link, SpanContext
 
 from onceproof import metrics
 from onceproof.consumer.inflight import InHand
-from onceproof.ports import Subscriber
-from onceproof.telemetry import (
-    BATCH_COUNT,
-    DELIVERY_ATTEMPT,
-    EVENT_ID,
-    MESSAGE_ID,
-    ORDER_ID,
-    SpanKind,
-    messaging_span,
-)
+from onceproof.consumer.tracing import identity
+from onceproof.ports import SettleResult, Subscriber
+from onceproof.telemetry import BATCH_COUNT, RESULT, SpanKind, describe_messages, messaging_span
 
 logger = logging.getLogger(__name__)
 
@@ -45,8 +38,14 @@ class Acker:
         self._linger_s = linger_s
         self._system = system
         self._waiting: list[Ack] = []
+        self._sending: list[Ack] = []
         self._full = asyncio.Event()
         self._some = asyncio.Event()
+
+    @property
+    def unacked(self) -> list[Ack]:
+        """What is not known to be acked: it waits, or its request has no answer yet."""
+        return [*self._sending, *self._waiting]
 
     def add(self, ack: Ack) -> None:
         """Have a message acked soon."""
@@ -73,12 +72,15 @@ class Acker:
         self._full.clear()
         if not batch:
             return
+        self._sending = batch
         try:
             await self._send(batch)
         except asyncio.CancelledError:
             # At a stop `run` is cancelled in the middle; the last `flush` asks again.
             self._waiting = batch + self._waiting
             raise
+        finally:
+            self._sending = []
 
     async def _send(self, batch: list[Ack]) -> None:
         late = sum(ack.item.lapsed for ack in batch)
@@ -91,21 +93,24 @@ class Acker:
             kind=SpanKind.CLIENT,
             # Alone, an ack belongs into its order's trace; a batch can only link to several.
             parent=single.processed_in if single else None,
-            attributes=_attributes(single) if single else {BATCH_COUNT: len(batch)},
-            links=[Link(ack.processed_in, _attributes(ack)) for ack in batch],
-        ):
+            attributes=identity(single.item) if single else {BATCH_COUNT: len(batch)},
+            links=[Link(ack.processed_in, identity(ack.item)) for ack in batch],
+        ) as span:
             results = await self._subscriber.ack([ack.item.message for ack in batch])
+            describe_messages(
+                span,
+                (
+                    identity(ack.item) | {RESULT: _result(result)}
+                    for ack, result in zip(batch, results, strict=True)
+                ),
+            )
         metrics.stale_acks.inc(max(late, sum(result.stale for result in results)))
         for result in results:
             if not result.ok and not result.stale:
                 logger.warning("ack failed, the message comes again: %s", result.error)
 
 
-def _attributes(ack: Ack) -> dict[str, str | int]:
-    delivery = ack.item.delivery
-    return {
-        MESSAGE_ID: delivery.message.message_id,
-        EVENT_ID: delivery.event.id,
-        ORDER_ID: delivery.event.key or "",
-        DELIVERY_ATTEMPT: delivery.attempt,
-    }
+def _result(result: SettleResult) -> str:
+    if result.ok:
+        return "confirmed"
+    return "stale" if result.stale else "not_confirmed"

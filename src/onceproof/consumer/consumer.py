@@ -18,6 +18,7 @@ from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncSession, async_sessionmaker
 
 from onceproof import metrics
+from onceproof.consumer import tracing
 from onceproof.consumer.acker import Acker
 from onceproof.consumer.gate import Gate
 from onceproof.consumer.handler import BatchHandler, Handler, Transaction
@@ -35,15 +36,7 @@ from onceproof.errors import (
 from onceproof.events import Event
 from onceproof.ports import Delivery, HealthListener, Message, Subscriber
 from onceproof.postgres import translated
-from onceproof.telemetry import (
-    BATCH_COUNT,
-    DELIVERY_ATTEMPT,
-    EVENT_ID,
-    MESSAGE_ID,
-    SpanKind,
-    link_to,
-    messaging_span,
-)
+from onceproof.telemetry import holding, receiving
 
 logger = logging.getLogger(__name__)
 
@@ -95,6 +88,7 @@ class Consumer:
             refill=min(_RECEIVE_BATCH, max(settings.prefetch // 2, 1)),
         )
         self._ready: asyncio.Queue[InHand] = asyncio.Queue()
+        self._receives = 0
         self._working = 0
         self._idle = asyncio.Event()
         self._gate = Gate(
@@ -134,17 +128,23 @@ class Consumer:
         fetcher = asyncio.create_task(self._fetch(), name="fetcher")
         stopped = asyncio.create_task(stop.wait(), name="stop")
         tasks = {stopped, fetcher, *workers, *background}
-        try:
-            done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
-            await _cancel(fetcher)
-            await self._drain(workers)
-            for task in done - {stopped}:
-                task.result()  # a task that ends by itself is a bug: raise what ended it
-        finally:
-            await _cancel(*tasks)
-            with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(_LAST_CALL_S):
-                    await self._acker.flush()
+        with holding(self._holding):
+            try:
+                done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+                await _cancel(fetcher)
+                await self._drain(workers)
+                for task in done - {stopped}:
+                    task.result()  # a task that ends by itself is a bug: raise what ended it
+            finally:
+                await _cancel(*tasks)
+                with contextlib.suppress(TimeoutError):
+                    async with asyncio.timeout(_LAST_CALL_S):
+                        await self._acker.flush()
+
+    def _holding(self) -> tuple[int, list[tracing.Attributes]]:
+        """What a crash point tells of this consumer."""
+        items = [*self._in_flight, *(ack.item for ack in self._acker.unacked)]
+        return self._receives, [tracing.in_hand(item) for item in items]
 
     async def _drain(self, workers: list[asyncio.Task[None]]) -> None:
         """Give back what waits, finish what is in work, and give back what did not finish in time."""
@@ -175,9 +175,12 @@ class Consumer:
             room = await self._in_flight.room()
             started = time.time_ns()
             try:
-                messages = await self._subscriber.receive(
-                    max_messages=room, wait_s=settings.wait_s, visibility_s=settings.visibility_s
-                )
+                with receiving():
+                    messages = await self._subscriber.receive(
+                        max_messages=room,
+                        wait_s=settings.wait_s,
+                        visibility_s=settings.visibility_s,
+                    )
             except (BrokerUnavailableError, QueueNotFoundError) as error:
                 logger.warning("broker away, trying again: %s", error)
                 self._on_health("broker", str(error))
@@ -191,6 +194,7 @@ class Consumer:
                 await asyncio.sleep(_EMPTY_PAUSE_S)
 
     async def _take(self, messages: list[Message], received_ns: int) -> None:
+        self._receives += 1
         items = []
         malformed = []
         for message in messages:
@@ -203,29 +207,16 @@ class Consumer:
                 continue
             by_event = self._settings.fixes.dedup_on_event_id
             key = event.id if by_event else message.message_id
-            items.append(InHand(Delivery(event, message, key), message.visible_until))
-        links = [
-            link
-            for item in items
-            for link in link_to(
-                item.created,
-                {
-                    MESSAGE_ID: item.message.message_id,
-                    EVENT_ID: item.delivery.event.id,
-                    DELIVERY_ATTEMPT: item.delivery.attempt,
-                },
-            )
-        ]
-        messaging_span(
-            self._settings.system,
-            "receive",
-            "receive",
+            delivery = Delivery(event, message, key)
+            items.append(InHand(delivery, message.visible_until, receive=self._receives))
+        tracing.received(
+            self._settings,
             self._subscriber.queue,
-            kind=SpanKind.CLIENT,
-            links=links,
-            attributes={BATCH_COUNT: len(messages)},
-            start_time_ns=received_ns,
-        ).end()
+            items,
+            count=len(messages),
+            number=self._receives,
+            since_ns=received_ns,
+        )
         for item in items:
             self._in_flight.add(item)
             self._ready.put_nowait(item)

@@ -129,7 +129,9 @@ class Transaction:
 
 def _pass(point: str, delivery: Delivery) -> None:
     event = delivery.event
-    crash_point(point, event.key or event.id, delivery.attempt, event.id)
+    crash_point(
+        point, event.key or event.id, delivery.attempt, event.id, delivery.message.message_id
+    )
 
 
 def _ack_survives(delivery: Delivery) -> bool:

@@ -10,6 +10,7 @@ import asyncio
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from enum import StrEnum
 
 from opentelemetry.trace import SpanContext
 
@@ -17,16 +18,27 @@ from onceproof.ports import Delivery, Message
 from onceproof.telemetry import remote_context
 
 
+class State(StrEnum):
+    """How far a delivery is."""
+
+    WAITING = "waiting"
+    WORKING = "working"
+    DONE = "done"
+
+
 @dataclass(slots=True, eq=False)
 class InHand:
     """A delivery that is waiting or in work; `visible_until` moves with each extension.
 
-    `created` is the span in which the event was made, parsed once for all spans about the delivery.
+    `created` is the span in which the event was made, parsed once for all spans about the delivery;
+    `receive` the number of the request that brought it.
     """
 
     delivery: Delivery
     visible_until: float
     created: SpanContext | None = field(init=False)
+    state: State = State.WAITING
+    receive: int = 0
 
     def __post_init__(self) -> None:
         self.created = remote_context(self.delivery.event.traceparent)

@@ -14,10 +14,11 @@ from opentelemetry import trace
 from opentelemetry.trace import Span, Status, StatusCode
 
 from onceproof import metrics
+from onceproof.consumer import tracing
 from onceproof.consumer.acker import Ack, Acker
 from onceproof.consumer.gate import Gate
 from onceproof.consumer.handler import Outcome, Transaction
-from onceproof.consumer.inflight import InFlight, InHand
+from onceproof.consumer.inflight import InFlight, InHand, State
 from onceproof.consumer.settings import ConsumerSettings
 from onceproof.errors import (
     BrokerUnavailableError,
@@ -27,17 +28,7 @@ from onceproof.errors import (
     TransientError,
 )
 from onceproof.ports import Message, Subscriber
-from onceproof.telemetry import (
-    DEDUP_HIT,
-    DELIVERY_ATTEMPT,
-    EVENT_ID,
-    MESSAGE_ID,
-    ORDER_ID,
-    OUTCOME,
-    SpanKind,
-    link_to,
-    messaging_span,
-)
+from onceproof.telemetry import DEDUP_HIT, OUTCOME
 
 logger = logging.getLogger(__name__)
 
@@ -90,9 +81,12 @@ class Settler:
         """Give messages back in one request, to be delivered again after `delay_s` seconds."""
         for item in items:
             self._in_flight.remove(item)
-        ours = [item.message for item in items if not item.lapsed]
+        ours = [item for item in items if not item.lapsed]
+        for item in ours:
+            tracing.released(item, delay_s)
         if ours:
-            await self._subscriber.extend(ours, min(delay_s, _MAX_VISIBILITY_S))
+            messages = [item.message for item in ours]
+            await self._subscriber.extend(messages, min(delay_s, _MAX_VISIBILITY_S))
 
     async def reject(self, message: Message, reason: str) -> None:
         """Move a message to the DLQ with its reason; where that fails it comes again by itself."""
@@ -108,11 +102,15 @@ class Settler:
         if not (self._settings.fixes.visibility_heartbeat and item.lapsed):
             return False
         self._in_flight.remove(item)
+        tracing.lapsed(item)
         metrics.messages_processed.labels(Outcome.STALE).inc()
         return True
 
     async def _attempt(self, items: Sequence[InHand], *, last_resort: bool) -> bool:
-        spans = [self._start_span(item) for item in items]
+        queue = self._subscriber.queue
+        for item in items:
+            item.state = State.WORKING
+        spans = [tracing.handling(self._settings, queue, item) for item in items]
         started = time.monotonic()
         try:
             with trace.use_span(spans[0], end_on_exit=False):
@@ -156,6 +154,7 @@ class Settler:
         _end([span], outcome)
         self._in_flight.remove(item)
         if outcome.settled:
+            item.state = State.DONE
             self._acker.add(Ack(item, span.get_span_context()))
 
     async def _failed(self, item: InHand, error: Exception) -> None:
@@ -182,25 +181,6 @@ class Settler:
         settings = self._settings
         ceiling = min(settings.backoff_max_s, settings.backoff_s * 2 ** min(attempt - 1, 30))
         return self._rng.uniform(ceiling / 2, ceiling)
-
-    def _start_span(self, item: InHand) -> Span:
-        delivery = item.delivery
-        attributes: dict[str, str | int] = {
-            EVENT_ID: delivery.event.id,
-            ORDER_ID: delivery.event.key or "",
-            MESSAGE_ID: delivery.message.message_id,
-            DELIVERY_ATTEMPT: delivery.attempt,
-        }
-        return messaging_span(
-            self._settings.system,
-            "process",
-            "process",
-            self._subscriber.queue,
-            kind=SpanKind.CONSUMER,
-            parent=item.created,
-            links=link_to(item.created),
-            attributes=attributes,
-        )
 
 
 def _failure(raised: BaseException) -> Exception | None:

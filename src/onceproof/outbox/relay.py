@@ -26,10 +26,13 @@ from onceproof.telemetry import (
     EVENT_ID,
     MESSAGE_ID,
     ORDER_ID,
+    SENDER,
     SpanKind,
+    describe_messages,
     link_to,
     messaging_span,
     remote_context,
+    sent_attributes,
 )
 
 logger = logging.getLogger(__name__)
@@ -192,7 +195,10 @@ class Relay:
             destination,
             kind=SpanKind.PRODUCER,
             parent=parent,
-            attributes=_row_attributes(single) if single else {BATCH_COUNT: len(rows)},
+            attributes={
+                SENDER: "relay",
+                **(_row_attributes(single) if single else {BATCH_COUNT: len(rows)}),
+            },
             links=link_to(parent),
         ) as span:
             results = await self._publisher.send(
@@ -206,6 +212,13 @@ class Relay:
                     span.add_link(
                         created, _row_attributes(row) | {MESSAGE_ID: result.message_id or ""}
                     )
+            describe_messages(
+                span,
+                (
+                    _row_attributes(row) | sent_attributes(result.message_id, confirmed=result.ok)
+                    for row, result in zip(rows, results, strict=True)
+                ),
+            )
         return results
 
     def _result(self, row: OutboxRow, error: str | None, sent: SendResult | None) -> RowResult:

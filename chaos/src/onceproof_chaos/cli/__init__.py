@@ -7,6 +7,7 @@ import typer
 from onceproof_chaos.cli.campaign import campaign_app
 from onceproof_chaos.cli.demo import demo
 from onceproof_chaos.cli.drill import drill
+from onceproof_chaos.cli.explain import explain
 from onceproof_chaos.cli.fetch import fetch_command
 from onceproof_chaos.cli.results import report, verify
 from onceproof_chaos.cli.trace import trace
@@ -25,3 +26,4 @@ def register(app: typer.Typer) -> None:
     app.command("verify")(verify)
     app.command("report")(report)
     app.command("trace")(trace)
+    app.command("explain")(explain)

@@ -9,6 +9,7 @@ from typing import Any, Final
 
 from onceproof.crashpoints import ALL_POINTS, Action
 from onceproof_chaos.faultlog import FaultEventKind
+from onceproof_chaos.report.again import AgainView, again_of
 from onceproof_chaos.report.charts import Bucket, Strip, Timeline, buckets, strip, timeline
 from onceproof_chaos.runfolder import RunFolder, RunInfo
 from onceproof_chaos.verdict import Breach, BreachKind, Result, Verdict
@@ -90,6 +91,7 @@ class RunView:
     timeline: Timeline
     groups: Sequence[BreachGroup]
     queries: str
+    again: AgainView
 
     @property
     def variant(self) -> str:
@@ -135,6 +137,7 @@ def view(run: RunFolder) -> RunView:
         ),
         groups=_groups(verdict),
         queries=run.queries(),
+        again=again_of(run, verdict),
     )
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from onceproof_chaos import jsonl
+from onceproof_chaos.explain.reasons import short
 from onceproof_chaos.report.model import RunView, comparison, fault_table, headline, view
 from onceproof_chaos.runfolder import RunFolder
 
@@ -31,6 +32,7 @@ def render(run: RunFolder, others: Sequence[RunFolder] = ()) -> str:
     )
     environment.filters["moment"] = _moment
     environment.filters["cell"] = _cell
+    environment.filters["short"] = short
     return environment.get_template("report.html.j2").render(
         runs=runs, headline=headline(runs), rows=comparison(runs), faults=fault_table(runs)
     )

@@ -20,9 +20,12 @@ from onceproof.telemetry import (
     EVENT_ID,
     MESSAGE_ID,
     ORDER_ID,
+    SENDER,
     SpanKind,
+    describe_messages,
     messaging_span,
     remote_context,
+    sent_attributes,
 )
 
 logger = logging.getLogger(__name__)
@@ -65,6 +68,11 @@ class DirectPublisher:
             logger.error("order %s is committed and its event is lost: %s", order, error)
 
     async def _send(self, event: Event) -> str | None:
+        attributes: dict[str, str | int] = {
+            EVENT_ID: event.id,
+            ORDER_ID: event.key or "",
+            DELIVERY_ATTEMPT: _ATTEMPT,
+        }
         with messaging_span(
             self._system,
             "send",
@@ -72,11 +80,14 @@ class DirectPublisher:
             self._queue,
             kind=SpanKind.PRODUCER,
             parent=remote_context(event.traceparent),
-            attributes={EVENT_ID: event.id, ORDER_ID: event.key or "", DELIVERY_ATTEMPT: _ATTEMPT},
+            attributes={SENDER: "producer", **attributes},
         ) as span:
             [result] = await self._publisher.send(
                 self._queue, [Outgoing(event.id, event.encode(), event.key)]
             )
             if result.message_id is not None:
                 span.set_attribute(MESSAGE_ID, result.message_id)
+            describe_messages(
+                span, [attributes | sent_attributes(result.message_id, confirmed=result.ok)]
+            )
         return result.error

@@ -37,6 +37,11 @@ from onceproof.ports import Message, QueueDepth, QueueInfo, SettleResult
 
 MAX_WAIT_S: Final = 20
 _MAX_VISIBILITY_S: Final = 43_200
+_SYSTEM_ATTRIBUTES: Final = [
+    "ApproximateFirstReceiveTimestamp",
+    "ApproximateReceiveCount",
+    "SentTimestamp",
+]
 
 
 class SqsSubscriber:
@@ -86,8 +91,8 @@ class SqsSubscriber:
                 WaitTimeSeconds=wait,
                 VisibilityTimeout=visibility,
                 # ElasticMQ knows the older name only, AWS takes both.
-                AttributeNames=["ApproximateReceiveCount", "SentTimestamp"],
-                MessageSystemAttributeNames=["ApproximateReceiveCount", "SentTimestamp"],
+                AttributeNames=_SYSTEM_ATTRIBUTES,
+                MessageSystemAttributeNames=_SYSTEM_ATTRIBUTES,
                 MessageAttributeNames=["All"],
             )
         except CALL_FAILURES as error:
@@ -200,7 +205,6 @@ def _whole_seconds(visibility_s: float) -> int:
 
 def _message(item: dict[str, Any], visible_until: float) -> Message:
     system = item.get("Attributes", {})
-    sent = system.get("SentTimestamp")
     return Message(
         # A body is text without surrogates; a server that sends one must not stop the consumer.
         body=item["Body"].encode(errors="replace"),
@@ -208,6 +212,14 @@ def _message(item: dict[str, Any], visible_until: float) -> Message:
         receipt=item["ReceiptHandle"],
         attempt=max(1, int(system.get("ApproximateReceiveCount", 1))),
         visible_until=visible_until,
-        sent_at=datetime.fromtimestamp(int(sent) / 1000, UTC) if sent else None,
+        sent_at=_moment(system.get("SentTimestamp")),
+        first_received_at=_moment(system.get("ApproximateFirstReceiveTimestamp")),
         attributes=string_attributes(item.get("MessageAttributes", {})),
     )
+
+
+def _moment(milliseconds: str | None) -> datetime | None:
+    """A time of SQS; None where it gave none, which some servers write as 0."""
+    if milliseconds is None or int(milliseconds) == 0:
+        return None
+    return datetime.fromtimestamp(int(milliseconds) / 1000, UTC)
