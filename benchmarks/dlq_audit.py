@@ -51,6 +51,11 @@ def audit_problems(
     return problems
 
 
+def starts(path: Path) -> int:
+    """How often the log says that a redrive was begun anew."""
+    return sum(record["step"] == "started" for record in _records(path, []))
+
+
 def resumptions(path: Path) -> int:
     """How often the log says that a redrive was resumed."""
     return sum(record["step"] == "resumed" for record in _records(path, []))

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from onceproof.brokers import MemoryBroker
@@ -35,7 +35,7 @@ from onceproof.ports import Message, Outgoing, QueueDepth, QueueInfo, SendResult
 # The checker is beside the packages, not installed.
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
-from benchmarks.dlq_audit import audit_problems, resumptions
+from benchmarks.dlq_audit import audit_problems, starts
 
 HOLD_S = 30.0
 MALFORMED = (b"not json", b'{"specversion": "1.0"}')
@@ -363,16 +363,18 @@ def test_any_kills_over_any_queue(
 
 
 @settings(max_examples=60, deadline=None)
+@example(kills=[11, 11], most=1)
 @given(kills=st.lists(st.integers(1, 90), min_size=1, max_size=3), most=st.integers(1, 15))
 def test_no_more_than_asked_for_over_all_resumptions(kills, most) -> None:
+    """Not even where a kill came between a send and its record, as in the example, twice."""
+
     async def scenario(folder: Path) -> None:
         world = World(folder, 15)
         summary, _ = await survive(world, kills, most=most)
         await world.check()
-        # A kill after `finished` was written lets the next one begin anew.
-        rounds = summary.sent + most * (len(kills) + 1 - resumptions(world.log))
         assert summary.sent <= most
-        assert sum(world.charges.values()) <= rounds
+        # A kill after `finished` was written lets the next one begin anew.
+        assert sum(world.charges.values()) <= most * starts(world.log)
 
     with tempfile.TemporaryDirectory() as folder:
         asyncio.run(scenario(Path(folder)))

@@ -156,7 +156,8 @@ class Redrive:
     async def _choose(self, letters: Sequence[Letter]) -> list[Judged]:
         """What is to be sent now; the rest stays held, so that it does not come again."""
         trail, most = self._audit.trail, self._settings.most
-        room = len(letters) if most is None else most - len(trail.sent)
+        # What a killed pass may have sent has its place already: resumed or not, no more than `most`.
+        room = len(letters) if most is None else most - len(trail.sent) - len(trail.in_doubt)
         chosen: dict[str, Judged] = {}
         left: list[tuple[Letter, dict[str, str]]] = []
         for judged in await self._judge.judge(letters):
@@ -168,7 +169,10 @@ class Redrive:
                 why = CAME_AGAIN
             if why is not None:
                 left.append((letter, {"why": why}))
-            elif len(chosen) < room:
+            elif letter.id in trail.in_doubt:
+                chosen[event] = judged
+            elif room > 0:
+                room -= 1
                 chosen[event] = judged
         self._audit.write(Step.SKIPPED, left)
         return list(chosen.values())

@@ -118,6 +118,7 @@ class Trail:
         unconfirmed: messages that were sent and whose deletion is not confirmed, with the ids of
             their events, of every redrive in the log. They are to be deleted, not sent again.
         sent: messages that the open redrive sent.
+        in_doubt: messages that it was about to send when it was killed: they may have been sent.
         deleted: those of them that are gone from the DLQ.
         not_sent: messages whose last attempt was not confirmed, and why.
         skipped: messages that were left, and why.
@@ -129,6 +130,7 @@ class Trail:
     open: str | None = None
     unconfirmed: dict[str, str | None] = field(default_factory=dict)
     sent: set[str] = field(default_factory=set)
+    in_doubt: set[str] = field(default_factory=set)
     deleted: set[str] = field(default_factory=set)
     not_sent: dict[str, str] = field(default_factory=dict)
     skipped: dict[str, str] = field(default_factory=dict)
@@ -151,7 +153,7 @@ class Trail:
         if isinstance(queue, str):
             self.queue = queue
         if record.step is Step.STARTED:
-            self.sent, self.deleted, self.events = set(), set(), {}
+            self.sent, self.in_doubt, self.deleted, self.events = set(), set(), set(), {}
         if record.step in {Step.STARTED, Step.RESUMED}:
             # Looked at anew by every pass, perhaps with other options.
             self.not_sent, self.skipped = {}, {}
@@ -159,14 +161,18 @@ class Trail:
 
     def _message(self, record: Record, message_id: str) -> None:
         match record.step:
+            case Step.SENDING:
+                self.in_doubt.add(message_id)
             case Step.SENT:
                 self.sent.add(message_id)
+                self.in_doubt.discard(message_id)
                 self.unconfirmed[message_id] = record.event_id
                 self.not_sent.pop(message_id, None)
                 self.skipped.pop(message_id, None)
                 if record.event_id is not None:
                     self.events[record.event_id] = message_id
             case Step.NOT_SENT:
+                self.in_doubt.discard(message_id)
                 self.not_sent[message_id] = str(record.detail.get("error"))
             case Step.DELETED | Step.GONE:
                 self.unconfirmed.pop(message_id, None)
