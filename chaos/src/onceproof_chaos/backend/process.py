@@ -18,6 +18,7 @@ import signal
 import socket
 import sys
 import types
+from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from multiprocessing import forkserver
@@ -38,10 +39,16 @@ _STOP_TIMEOUT_S: Final = 10.0
 _POLL_S: Final = 0.02
 _PORTS: Final = (20000, 30000)
 _MODULES: Final = {role: f"onceproof_{role}" for role in Role}
+_given: Final[deque[int]] = deque(maxlen=1000)
+"""Ports lately given out: runs go on side by side, and a port is chosen long before it is used."""
 
 _forkserver: Final = multiprocessing.get_context("forkserver")
 _forkserver.set_forkserver_preload(
-    ["onceproof.cli", *(f"{module}.__main__" for module in _MODULES.values())]
+    [
+        "onceproof.cli",
+        *(f"{module}.__main__" for module in _MODULES.values()),
+        "onceproof_chaos.prove.service",
+    ]
 )
 
 
@@ -63,6 +70,7 @@ class ProcessBackend:
         environment: variables per role, e.g. `ONCEPROOF_DATABASE_URL`.
         logs: folder that gets a `<name>.log` per service; restarts append.
         http: client for the readiness probe.
+        modules: module to run per role, where it is not the pipeline's own.
     """
 
     def __init__(
@@ -70,10 +78,13 @@ class ProcessBackend:
         environment: Mapping[Role, Mapping[str, str]],
         logs: Path,
         http: aiohttp.ClientSession,
+        *,
+        modules: Mapping[Role, str] = _MODULES,
     ) -> None:
         self._environment = environment
         self._logs = logs
         self._http = http
+        self._modules = modules
         self._running: dict[str, _Running] = {}
         self._ports: dict[str, tuple[int, int]] = {}
 
@@ -101,7 +112,7 @@ class ProcessBackend:
         }
         process = _forkserver.Process(
             target=become,
-            args=(_MODULES[role], environment, str(self._log(name))),
+            args=(self._modules[role], environment, str(self._log(name))),
             name=name,
             daemon=True,
         )
@@ -217,9 +228,12 @@ def _free_port() -> int:
     """
     while True:
         port = random.randrange(*_PORTS)
+        if port in _given:
+            continue
         with socket.socket() as probe, contextlib.suppress(OSError):
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             probe.bind(("127.0.0.1", port))
+            _given.append(port)
             return port
 
 

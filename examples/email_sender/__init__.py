@@ -1,0 +1,1 @@
+"""An email for each order, sent once: an example for `onceproof prove`."""

@@ -1,0 +1,1 @@
+"""Stock for each order, reserved once: an example for `onceproof prove`."""

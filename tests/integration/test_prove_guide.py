@@ -1,0 +1,60 @@
+"""The guide "your own consumer in 30 minutes": its files and commands, taken from its text, are run."""
+
+import os
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
+
+GUIDE = Path(__file__).parents[2] / "docs" / "your-own-consumer.md"
+FILE = re.compile(r'^```\w+ title="([\w.]+)"\n(.*?)^```', re.MULTILINE | re.DOTALL)
+COMMAND = re.compile(r"^\$ (onceproof prove \w+:.*|pytest .*)$", re.MULTILINE)
+
+
+@pytest.fixture
+def guide(tmp_path):
+    """Its commands, in a folder with its files."""
+    text = GUIDE.read_text()
+    files = FILE.findall(text)
+    assert {name for name, _ in files} == {
+        "schema.sql", "invariants.sql", "my_service.py", "too_early.py", "test_my_service.py",
+    }  # fmt: skip
+    for name, content in files:
+        (tmp_path / name).write_text(content)
+    commands = COMMAND.findall(text)
+    assert len(commands) == 3
+    return commands
+
+
+@pytest.mark.parametrize(("number", "code"), [(0, 0), (1, 1), (2, 0)])
+def test_what_the_guide_says_is_what_happens(
+    guide, number, code, empty_database_url, sqs_endpoint, tmp_path
+):
+    program, *words = shlex.split(guide[number])
+    start = {
+        "onceproof": ["-c", "from onceproof.cli import main; main()"],
+        "pytest": ["-m", "pytest", "-p", "no:cacheprovider"],
+    }[program]
+    prefix = "--" if program == "onceproof" else "--onceproof-"
+    done = subprocess.run(
+        [
+            sys.executable, *start, *words,
+            f"{prefix}database-url", empty_database_url,
+            f"{prefix}sqs-endpoint", sqs_endpoint,
+        ],
+        capture_output=True,
+        text=True,
+        timeout=280,
+        check=False,
+        cwd=tmp_path,
+        env={**os.environ, "COLUMNS": "140"},
+    )  # fmt: skip
+    assert done.returncode == code, done.stdout + done.stderr
+    if code:
+        assert "broken at consumer.after_charge x kill" in done.stdout
+        assert '"shipments": 2' in done.stdout
