@@ -50,8 +50,9 @@ bench: $(STAMP) ## Consumer and relay against pgbench running the same SQL
 images: ## Build the container images, unless they exist with this content
 	deploy/images/build.sh
 
-chart: $(STAMP) ## Lint the chart, render it with each values file, validate the result (by the cluster too, if it is up)
+chart: $(STAMP) ## Lint and validate the chart (by the cluster too, if it is up), test its alerts
 	$(BIN)/python deploy/helm/readme.py --check
+	$(BIN)/python deploy/helm/check_rules.py
 	$(BIN)/python deploy/helm/check.py $$(! kind get clusters 2> /dev/null | grep -qx onceproof || echo --context kind-onceproof)
 
 kind-up: ## Cluster, images and chart in kind: VARIANT=hardened|naive|hardened-<fix>; ARGS go to helm

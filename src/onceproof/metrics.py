@@ -38,6 +38,17 @@ visibility_extensions: Final = Counter(
 stale_acks: Final = Counter(
     "onceproof_stale_acks_total", "Acks that came after the visibility of the delivery had lapsed."
 )
+queue_messages: Final = Gauge(
+    "onceproof_queue_messages", "Messages in the consumed queue, waiting or in flight; approximate."
+)
+dead_letters: Final = Gauge("onceproof_dead_letters", "Messages in the DLQ; approximate.")
+inbox_retention: Final = Gauge(
+    "onceproof_inbox_retention_seconds", "How long the inbox remembers an event."
+)
+dedup_window: Final = Gauge(
+    "onceproof_dedup_window_seconds",
+    "How long queue, DLQ and a redrive can bring an event back; 0 where the broker does not say.",
+)
 charge_seconds: Final = Histogram(
     "onceproof_charge_seconds",
     "Time from the start of a handler to its commit.",

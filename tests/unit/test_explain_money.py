@@ -13,7 +13,7 @@ from onceproof_chaos.evidence import (
     OrderRow,
     OutboxRow,
 )
-from onceproof_chaos.explain import Index, Records, explain_order
+from onceproof_chaos.explain import Index, Reason, Records, explain_order
 from onceproof_chaos.spans import Span
 
 ORDER, EVENT = "o-1", "event-1"
@@ -128,3 +128,19 @@ def test_without_the_ledger_it_cannot_be_said() -> None:
     text = money([], Records(has_ledger=False), charges=(charge(1, 10.4),))
     assert text.startswith("How often the money moved cannot be said")
     assert "1 row(s)" in text
+
+
+def redeliveries(spans: list[Span], *charges: ChargeRow) -> list[tuple[int, Reason]]:
+    rows = Evidence(orders=(PLACED,), charges=charges)
+    explained = explain_order(Index(Records(spans=spans, rows=rows)), ORDER)
+    assert all(e.missing for e in explained.redeliveries)
+    return [(e.attempt, e.reason) for e in explained.redeliveries]
+
+
+def test_a_redelivery_that_only_a_row_tells_of_is_unknown() -> None:
+    """A trace store that has forgotten, or did not sample, must not look like an undisturbed order."""
+    assert redeliveries([], charge(1, 10.0)) == []
+    assert redeliveries([], charge(3, 30.0)) == [(2, Reason.UNKNOWN), (3, Reason.UNKNOWN)]
+    first = handled(1, "retried", 10)
+    assert redeliveries([first], charge(2, 20.0)) == [(2, Reason.UNKNOWN)]
+    assert redeliveries([handled(1, "processed", 10)], charge(1, 11.0)) == []

@@ -65,6 +65,9 @@ class Settler:
         self._gate = gate
         self._settings = settings
         self._rng = rng or random.Random()  # noqa: S311 - jitter, not cryptography
+        for outcome in Outcome:
+            # From 0 on: a series that begins with its first event shows no increase for it.
+            metrics.messages_processed.labels(outcome)
 
     async def settle(self, items: Sequence[InHand]) -> None:
         """Process deliveries in one transaction; one by one when together they fail."""

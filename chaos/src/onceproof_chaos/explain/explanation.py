@@ -14,7 +14,7 @@ from onceproof_chaos.explain.moments import Moment, moments_of
 from onceproof_chaos.explain.money import sentence
 from onceproof_chaos.explain.reasons import Clue, Explanation, Finding, Reason
 from onceproof_chaos.explain.sent import why_another_event, why_sent_again
-from onceproof_chaos.explain.unseen import why_unseen
+from onceproof_chaos.explain.unseen import why_unseen, why_untraced
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,6 +99,21 @@ def _redeliveries(index: Index, story: OrderStory) -> Iterator[Explanation]:
             elif number > 0:
                 yield _explanation(event, message, 1, why_another_event(delivered, event))
             yield from _attempts(index, event, message)
+    for event in story.events:
+        yield from _told_by_rows(event)
+
+
+def _told_by_rows(event: EventStory) -> Iterator[Explanation]:
+    """Redeliveries of which no span tells, though one of them was committed."""
+    message = event.outbox.message_id if event.outbox is not None else None
+    seen = max((event.attempts(message) for message in event.messages), default=1)
+    for row in event.charges:
+        says = f"delivery {row.delivery_attempt} was committed"
+        clue = Clue.row("charges", row.id, says, row.created_at)
+        for attempt in range(seen + 1, row.delivery_attempt + 1):
+            finding = why_untraced(attempt, clue)
+            yield _explanation(event, message or "", attempt, finding)
+        seen = max(seen, row.delivery_attempt)
 
 
 def _attempts(index: Index, event: EventStory, message: str) -> Iterator[Explanation]:

@@ -59,6 +59,16 @@ def why_unseen(
     )
 
 
+def why_untraced(attempt: int, committed: Clue) -> Finding:
+    """The reason for a delivery that only a row tells of: without any span nothing can be said."""
+    return unknown(
+        f"no span tells of delivery {attempt}",
+        f"spans of deliveries {attempt - 1} and {attempt}: not sampled, or older than the trace "
+        "store remembers",
+        clues=[committed],
+    )
+
+
 def _may_have_taken(end: End, window: Window) -> bool:
     """Whether a process died with a receive request open that the broker answered in the window."""
     since = end.receive_open_since
@@ -67,4 +77,4 @@ def _may_have_taken(end: End, window: Window) -> bool:
     return since - CLOCKS_S <= window.until and end.ended_at + end.lingers_s >= window.since
 
 
-__all__ = ["why_unseen"]
+__all__ = ["why_unseen", "why_untraced"]

@@ -17,6 +17,7 @@ from onceproof.ports import QueueInfo
 from onceproof.postgres import check, create_engine
 from onceproof.service import Runtime, alongside, run_service, watch_database
 from onceproof_consumer.payment import Payments
+from onceproof_consumer.queue_watch import watch_queue
 from onceproof_consumer.settings import ConsumerServiceSettings
 
 logger = logging.getLogger(__name__)
@@ -60,7 +61,14 @@ async def consume(runtime: Runtime[ConsumerServiceSettings]) -> None:
                 on_health=runtime.watch,
             )
             async with alongside(
-                _clean_up(engine, settings), watch_database(engine, runtime.health)
+                _clean_up(engine, settings),
+                watch_database(engine, runtime.health),
+                watch_queue(
+                    broker.subscriber,
+                    settings.queue,
+                    inbox_retention_s=settings.inbox_retention_s if settings.fixes.inbox else None,
+                    interval_s=settings.queue_watch_s,
+                ),
             ):
                 runtime.started()
                 await consumer.run(runtime.stop)

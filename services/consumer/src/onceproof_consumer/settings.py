@@ -33,3 +33,5 @@ class ConsumerServiceSettings(ServiceSettings):
     """Between two clean-ups of the inbox."""
     allow_short_inbox: bool = False
     """Start although the inbox forgets too early; a warning is logged instead."""
+    queue_watch_s: float = Field(default=30.0, gt=0)
+    """Between two looks at queue and DLQ for the metrics."""
