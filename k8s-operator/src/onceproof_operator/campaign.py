@@ -33,7 +33,13 @@ from onceproof_chaos.verdict import Result, Verdict
 from onceproof_operator.api import ClusterError, ForbiddenError
 from onceproof_operator.backend import KubernetesBackend
 from onceproof_operator.campaign_progress import CampaignProgress
-from onceproof_operator.campaign_spec import CampaignSpec, as_status, recovery_as_status
+from onceproof_operator.campaign_spec import (
+    OVER,
+    CampaignSpec,
+    as_status,
+    is_running,
+    recovery_as_status,
+)
 from onceproof_operator.conditions import State, Status, timestamp
 from onceproof_operator.sweep import disarm_orphans
 from onceproof_operator.workload_job import WorkloadError, WorkloadJob
@@ -41,7 +47,6 @@ from onceproof_operator.world import World
 
 logger = logging.getLogger(__name__)
 
-_OVER: Final = frozenset({"Refused", "Finished"})
 _EXPORT_S: Final = 1.0
 """Spans of the last delivery are on their way to the trace store for so long."""
 _QUIET_S: Final = 60.0
@@ -85,7 +90,7 @@ class CampaignWork:
     async def run(self) -> None:
         """Run it to its verdict, or say why not."""
         phase = self._status.get("phase")
-        if phase in _OVER:
+        if phase in OVER:
             return
         if phase not in (None, "Pending"):
             await self._interrupted()
@@ -120,8 +125,7 @@ class CampaignWork:
                 f"helm upgrade --reuse-values --set variant={variant} first",
             )
         for other in await world.cluster.objects("campaigns"):
-            phase = other.get("status", {}).get("phase", "Pending")
-            if other["metadata"]["uid"] != spec.uid and phase not in {"Pending", *_OVER}:
+            if other["metadata"]["uid"] != spec.uid and is_running(other):
                 raise RefusedError(
                     "AnotherCampaignRuns",
                     f"campaign {other['metadata']['name']} is running; wait until it has finished",
@@ -139,14 +143,15 @@ class CampaignWork:
             )
         except ValueError as error:
             raise RefusedError("PlanDoesNotFit", str(error)) from None
+        planned = len(settings.plan().faults)
         await self._status.report(
             "Accepted",
             "True",
             "Accepted",
-            f"{settings.orders} orders under {len(settings.plan().faults)} faults",
+            f"{settings.orders} orders under {planned} faults",
             phase="Loading",
             startedAt=timestamp(),
-            faultsPlanned=len(settings.plan().faults),
+            faultsPlanned=planned,
             faultsReached=0,
             kills=0,
         )

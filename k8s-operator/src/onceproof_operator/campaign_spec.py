@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Self
+from typing import Any, Final, Self
 
 from onceproof_chaos.backend import Role
 from onceproof_chaos.settings import KUBERNETES, CampaignSettings
@@ -12,6 +12,13 @@ from onceproof_chaos.verdict import Verdict
 from onceproof_operator.conditions import unix
 
 _UID_CHARS = 8
+OVER: Final = frozenset({"Refused", "Finished"})
+"""Phases after which nothing more happens."""
+
+
+def is_running(body: Mapping[str, Any]) -> bool:
+    """Whether a Campaign is at work: it was begun, and is not over."""
+    return body.get("status", {}).get("phase", "Pending") not in {"Pending", *OVER}
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,6 +17,7 @@ from onceproof.crashpoints import PRODUCER_AFTER_COMMIT, RELAY_AFTER_PUBLISH, Ac
 from onceproof_chaos.admin_client import ReachedPoint
 from onceproof_chaos.traces import TraceStoreError
 from onceproof_operator.api import ForbiddenError
+from onceproof_operator.campaign_spec import is_running
 from onceproof_operator.cluster import Pod
 from onceproof_operator.conditions import State, Status, timestamp, unix
 from onceproof_operator.drill_spec import DrillSpec
@@ -116,8 +117,7 @@ class Drill:
                     "or wait for its verdict",
                 )
         for campaign in await cluster.objects("campaigns"):
-            status = campaign.get("status", {})
-            if status.get("phase", "Pending") not in {"Pending", "Refused", "Finished"}:
+            if is_running(campaign):
                 raise RefusedError(
                     "Selected",
                     "CampaignRunning",
