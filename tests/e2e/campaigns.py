@@ -49,8 +49,13 @@ class Campaign:
         return dict(self.installation.cluster.get(KIND, self.name).get("status", {}))
 
     def condition(self, kind: str, *, within_s: float = 20) -> dict[str, Any]:
-        """A condition, as soon as it is there at all."""
-        return until(within_s, f"{kind} of {self.name}", lambda: condition(self.status(), kind))
+        """A condition, as soon as it is known to be true or false."""
+
+        def decided() -> dict[str, Any] | None:
+            found = condition(self.status(), kind)
+            return found if found.get("status") in {"True", "False"} else None
+
+        return until(within_s, f"{kind} of {self.name}", decided)
 
     def verdict(self, *, within_s: float) -> dict[str, Any]:
         """Its status once it has finished or was refused."""

@@ -468,8 +468,8 @@ def test_a_visibility_that_nobody_extends_ends_before_a_late_kill(
     history.spans[name] = replace(history.spans[name], attributes=attributes)
     history.spans["crash point"] = replace(history.spans["crash point"], start=44, end=44)
     history.faults["kill"] = replace(history.faults["kill"], at=44.1)
-    history.received(2, 47, B)
-    history.committed(2, 47.1)
+    history.received(2, 70, B)
+    history.committed(2, 70.1)
     del history.spans[f"handled 2 {M1}"], history.spans[f"acked 2 {M1}"]
     explanation = why(history, AGAIN)
     assert explanation is not None

@@ -88,7 +88,9 @@ class Drill:
         if not self._status.condition("Selected"):
             async with self._world.admission:
                 await self._refuse_unless_alone()
-                await self._step_open("Selected", "Looking", f"for pods of {self._spec.selector!r}")
+                await self._step_open(
+                    "Selected", "Unknown", "Looking", f"for pods of {self._spec.selector!r}"
+                )
         if not self._status.holds("Reached"):
             await self._until_reached()
         if self._spec.action is Action.KILL:
@@ -169,6 +171,7 @@ class Drill:
         else:
             await self._step_open(
                 "Selected",
+                "False",
                 "NoPodsMatched",
                 f"no pod in namespace {self._world.cluster.namespace} matches "
                 f"{self._spec.selector!r}; correct the selector, or start the pods before the deadline",
@@ -352,5 +355,5 @@ class Drill:
         step = max(kind, now if now in STEPS else kind, key=STEPS.index)
         await self._status.report(kind, "True", reason, message, step=step, **fields)
 
-    async def _step_open(self, kind: str, reason: str, message: str) -> None:
-        await self._status.report(kind, "False", reason, message, step="Selecting")
+    async def _step_open(self, kind: str, state: State, reason: str, message: str) -> None:
+        await self._status.report(kind, state, reason, message, step="Selecting")
