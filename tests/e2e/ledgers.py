@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import json
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
 from tests.e2e.cluster import Cluster
+
+_READINGS = 3
 
 _PIPELINE = """
     SELECT json_build_object(
@@ -84,6 +87,15 @@ class Ledgers:
         return Totals(frozenset(orders), counts["captures"], counts["charges"])
 
     def query(self, database: str, sql: str) -> Any:
-        """The JSON that a statement gives, run as the database's owner, who is called the same."""
+        """The JSON that a statement gives, run as the database's owner, who is called the same.
+
+        The connection of a `kubectl exec` can end before all of the output has come, with exit code 0
+        (seen on a busy machine). JSON tells whether it is whole, and reading again changes nothing.
+        """
         words = ("psql", "-U", database, "-d", database, "-qAtX", "-v", "ON_ERROR_STOP=1", "-c")
-        return json.loads(self.cluster.kubectl("exec", self.pod, "--", *words, sql))
+        output = ""
+        for _ in range(_READINGS):
+            output = self.cluster.kubectl("exec", self.pod, "--", *words, sql)
+            with suppress(json.JSONDecodeError):
+                return json.loads(output)
+        raise AssertionError(f"no whole answer in {_READINGS} readings, the last one: {output!r}")
