@@ -16,7 +16,7 @@ export VARIANT NAMESPACE
 .DEFAULT_GOAL := help
 # `make kind-up e2e` is one after the other, with -j too.
 .NOTPARALLEL:
-.PHONY: help setup demo test lint format bench images chart kind-up metrics e2e campaign logs trace kind-down lock clean
+.PHONY: help setup demo test lint format bench docs images chart kind-up metrics e2e campaign logs trace kind-down lock clean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  \033[1m%-10s\033[0m %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -46,6 +46,9 @@ format: $(STAMP) ## Format and fix what can be fixed
 
 bench: $(STAMP) ## Consumer and relay against pgbench running the same SQL
 	$(BIN)/python benchmarks/run.py $(ARGS)
+
+docs: $(STAMP) ## Build the docs site into site/; a link that leads nowhere is an error
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 
 images: ## Build the container images, unless they exist with this content
 	deploy/images/build.sh
@@ -83,8 +86,8 @@ lock: $(UV) ## Resolve the dependencies anew into requirements.lock
 	$(UV) pip compile --quiet --upgrade --universal --python-version 3.13 --generate-hashes --no-header \
 		--output-file deploy/images/build.lock deploy/images/build.in
 
-clean: ## Remove the environment and caches; run folders stay
-	rm -rf $(VENV) .tools .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+clean: ## Remove the environment, caches and the docs site; run folders stay
+	rm -rf $(VENV) .tools site .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
 
 $(UV):
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
