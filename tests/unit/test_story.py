@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
+from onceproof.telemetry import MESSAGE_EVENT
 from onceproof_chaos.evidence import CaptureRow, Evidence
 from onceproof_chaos.faultlog import FaultEvent, FaultEventKind
 from onceproof_chaos.spans import Span
@@ -58,14 +60,22 @@ def test_a_kill_in_the_fault_log_is_not_told_twice() -> None:
 def test_a_batch_of_one_is_acked_once_although_span_and_link_name_it() -> None:
     ack = span(5, "ack orders", SETTLE | SENT, "t1", ({**TO_IT, "attributes": SENT},))
     told = what(steps_of("o-1", spans=[REACHED, ack]))
-    assert told[1:] == ["acked event ...ent-0001 as message message-..."]
+    assert told[1:] == ["acked event ...ent-0001 as message ...age-0001"]
 
 
 def test_a_batch_whose_links_have_attributes_is_told_by_them_alone() -> None:
     other = {"trace_id": "t9", "span_id": "x", "attributes": SENT | {"onceproof.event.id": "e9"}}
     ack = span(5, "ack orders", SETTLE, "t2", ({**TO_IT, "attributes": SENT}, other))
     assert what(steps_of("o-1", spans=[REACHED, ack]))[1:] == [
-        "acked event ...ent-0001 as message message-..."
+        "acked event ...ent-0001 as message ...age-0001"
+    ]
+
+
+def test_an_ack_that_came_too_late_is_told_as_such() -> None:
+    said = {"name": MESSAGE_EVENT, "attributes": SENT | {"onceproof.result": "stale"}}
+    ack = replace(span(5, "ack orders", SETTLE | SENT), events=(said,))
+    assert what(steps_of("o-1", spans=[REACHED, ack]))[1:] == [
+        "acked event ...ent-0001 as message ...age-0001, too late: it was visible again"
     ]
 
 

@@ -16,8 +16,10 @@ from onceproof.telemetry import (
     CRASH_POINT_SPAN,
     DEDUP_HIT,
     EVENT_ID,
+    MESSAGE_EVENT,
     MESSAGE_ID,
     OUTCOME,
+    RESULT,
 )
 from onceproof_chaos.evidence import Evidence
 from onceproof_chaos.faultlog import FaultEvent, FaultEventKind
@@ -29,6 +31,8 @@ KILL_SPAN: Final = "pod.kill"
 _SHORT: Final = 8
 _OPERATION_TYPE: Final = "messaging.operation.type"
 _VERBS: Final = {"send": "sent", "settle": "acked"}
+_IN_VAIN: Final = {"stale": ", too late: it was visible again", "not_confirmed": ", not confirmed"}
+"""Results of a send or an ack that are worth a word."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,8 +132,9 @@ class Subject:
         event of this trace in it, and not under which message id.
         """
         named = (span.attributes, *(link.get("attributes", {}) for link in span.links))
+        results = _results(span)
         told = [
-            _message(attributes)
+            _message(attributes) + _IN_VAIN.get(results.get(attributes[MESSAGE_ID], ""), "")
             for attributes in named
             if attributes.get(EVENT_ID) in self.events and attributes.get(MESSAGE_ID)
         ]
@@ -176,7 +181,13 @@ def _delivery(span: Span) -> str:
 
 def _message(attributes: Mapping[str, Any]) -> str:
     event_id, message_id = str(attributes[EVENT_ID]), str(attributes[MESSAGE_ID])
-    return f"event ...{event_id[-_SHORT:]} as message {message_id[:_SHORT]}..."
+    return f"event ...{event_id[-_SHORT:]} as message ...{message_id[-_SHORT:]}"
+
+
+def _results(span: Span) -> dict[str, str]:
+    """What became of each message that a span is about, by message id."""
+    told = [e["attributes"] for e in span.events if e["name"] == MESSAGE_EVENT]
+    return {str(one.get(MESSAGE_ID)): str(one.get(RESULT, "")) for one in told}
 
 
 def _of_faults(faults: Iterable[FaultEvent], order_id: str) -> Iterator[Step]:
