@@ -83,11 +83,16 @@ def test_a_slow_handler_need_not_be_too_late_each_time_but_once() -> None:
     assert verdict(judge(expects(DOUBLE), measured(SLOW))) is Agreement.DISAGREES
 
 
-@pytest.mark.parametrize(("predicted", "redeliveries"), [(True, 0), (False, 1)])
+@pytest.mark.parametrize(("predicted", "redeliveries"), [(True, 0), (False, 2)])
 def test_coming_again_must_agree_in_both_directions(predicted: bool, redeliveries: int) -> None:
     result = measured(redeliveries=redeliveries)
     assert verdict(judge(expects(again=predicted), result)) is Agreement.DISAGREES
     assert verdict(judge(expects(again=not predicted), result)) is Agreement.AGREES
+
+
+def test_each_struck_order_must_come_again_where_nothing_is_left_to_chance() -> None:
+    assert verdict(judge(expects(), measured(redeliveries=1))) is Agreement.DISAGREES
+    assert verdict(judge(expects(), measured(SLOW, redeliveries=1))) is Agreement.AGREES
 
 
 def test_doubt_is_never_agreement() -> None:

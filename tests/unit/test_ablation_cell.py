@@ -4,14 +4,22 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pytest
+
 from onceproof.telemetry import ORDER_ID
 from onceproof_chaos import jsonl
-from onceproof_chaos.ablation.cell import _breaches, _reasons, _run_folder, _struck
-from onceproof_chaos.ablation.faults import FAULTS, NONE, SLOW, VISIBILITY_S
+from onceproof_chaos.ablation.cell import (
+    _breaches,
+    _reasons,
+    _run_folder,
+    _struck,
+    _without_promise,
+)
+from onceproof_chaos.ablation.faults import FAULTS, NONE, SLOW, VISIBILITY_S, AblationFault
 from onceproof_chaos.checker import check
 from onceproof_chaos.evidence import CaptureRow, Evidence
 from onceproof_chaos.faultlog import FaultEvent, FaultEventKind
-from onceproof_chaos.history import History
+from onceproof_chaos.history import Finished, History, HistoryWriter, Outcome
 from onceproof_chaos.plan import Plan
 from onceproof_chaos.runfolder import RunFolder
 from onceproof_chaos.spans import Span, SpansSummary
@@ -35,15 +43,34 @@ def judged(plan: Plan, *, captures: tuple[CaptureRow, ...] = (), drained: bool =
 def test_that_nothing_was_injected_is_no_doubt_where_it_is_meant() -> None:
     plan = NONE.plan(1, 10)
     assert any("No fault" in reason for reason in judged(plan).reasons)
-    assert not any("No fault" in reason for reason in _reasons(judged(plan), plan, []))
-    assert any("2 messages" in reason for reason in _reasons(judged(plan, drained=False), plan, []))
+    assert not any("No fault" in reason for reason in _reasons(judged(plan), plan, [], []))
+    assert any(
+        "2 messages" in reason for reason in _reasons(judged(plan, drained=False), plan, [], [])
+    )
 
 
 def test_a_planned_fault_that_was_not_reached_and_orders_that_were_not_alone_are_doubts() -> None:
     plan = KILL.plan(1, 10)
-    reasons = _reasons(judged(plan), plan, ["o-1-000004"])
+    reasons = _reasons(judged(plan), plan, ["o-1-000004"], [])
     assert sum("was not reached" in reason for reason in reasons) == len(plan.faults)
     assert "o-1-000004" in reasons[-1]
+
+
+@pytest.mark.parametrize(
+    ("fault", "doubtful"), [(KILL, ["o-2"]), (NONE, ["o-2", "o-3"]), (SLOW, ["o-2", "o-3"])]
+)
+def test_an_order_that_was_promised_nothing_proves_nothing(
+    tmp_path: Path, fault: AblationFault, doubtful: list[str]
+) -> None:
+    """Else a producer that refuses everything would agree wherever nothing is to break."""
+    run, plan = _run_folder(tmp_path, "x"), fault.plan(1, 10)
+    outcomes = {"o-1": Outcome.OK, "o-2": Outcome.INFO, "o-3": Outcome.FAIL}
+    with HistoryWriter(run.history_path) as history:
+        for order, outcome in outcomes.items():
+            history.finished(Finished(order, 1, "EUR", outcome, None, 1, 1.0, 2.0))
+    found = _without_promise(run, plan, ("o-1", "o-2"))
+    assert found == doubtful
+    assert _reasons(judged(plan), plan, [], found)[-1].endswith(f"{', '.join(doubtful)}.")
 
 
 def test_breaches_are_orders_by_kind() -> None:

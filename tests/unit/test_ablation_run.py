@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable
+from collections.abc import AsyncIterator, Iterable
+from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from onceproof_chaos.ablation import ablation
 from onceproof_chaos.ablation.ablation import Place, Wanted, ablate
 from onceproof_chaos.ablation.faults import FAULTS
 from onceproof_chaos.ablation.prediction import VARIANTS
@@ -177,6 +179,12 @@ async def test_a_finished_ablation_is_read_without_starting_anything(
     assert f"`{command}`" in page.read_text()
 
 
+def test_a_place_where_no_folder_can_be_made_is_an_error(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(RunFolderError, match="cannot be made"):
+        AblationFolder.create(tmp_path / "file", orders=10, versions={})
+
+
 async def test_a_folder_that_cannot_be_gone_on_in_is_an_error(
     folder: AblationFolder, tmp_path: Path
 ) -> None:
@@ -187,3 +195,33 @@ async def test_a_folder_that_cannot_be_gone_on_in_is_an_error(
     (folder.path / "ablation.json").write_text('{"orders": 10}')
     with pytest.raises(RunFolderError, match="versions"):
         AblationFolder.open(folder.path)
+
+
+async def test_cells_of_another_visibility_timeout_are_not_mixed_in(
+    folder: AblationFolder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = folder.path / "ablation.json"
+    path.write_text(path.read_text().replace('"visibility_s": 2.0', '"visibility_s": 5.0'))
+    assert AblationFolder.open(folder.path).visibility_s == 5.0
+
+    @asynccontextmanager
+    async def no_servers(**_: object) -> AsyncIterator[None]:
+        yield
+
+    async def versions(_: object) -> dict[str, str]:
+        return dict(folder.versions)
+
+    monkeypatch.setattr(ablation, "servers", no_servers)
+    monkeypatch.setattr(ablation, "_versions", versions)
+    wanted = Wanted(seeds=1, variants=("hardened",), faults=("none",))
+    place = Place(tmp_path, resume=folder.path)
+    with pytest.raises(ValueError, match=r"timeout of 5 s.* start anew"):
+        await ablate(wanted, place, watch_nothing)
+    fill(folder, wanted.cells())  # what is only read may be of any
+    await ablate(wanted, place, watch_nothing)
+
+
+async def test_too_few_patient_clients_of_one_seed_are_said_before_the_work(tmp_path: Path) -> None:
+    wanted = Wanted(seeds=3, first_seed=86, faults=("none", "kill-consumer.after_commit"), orders=4)
+    with pytest.raises(ValueError, match="4 orders are too few with seed 88"):
+        await ablate(wanted, Place(tmp_path), watch_nothing)

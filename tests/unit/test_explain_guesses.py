@@ -1,24 +1,22 @@
-"""Histories that look like a known reason and are not: the answer must be `unknown`, not the likely one."""
+"""Histories that look like a known reason and are not: the answer is `unknown`, not the likely one."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
+from typing import Any, cast
 
 import pytest
-
-from onceproof_chaos.explain import Reason
-from onceproof_chaos.faultlog import FaultEventKind
-from onceproof_chaos.spans import Span
 from tests.unit.test_explain_reasons import (
     AGAIN,
     EVENT,
     H1,
     M1,
     M2,
+    ORDER,
     OTHER,
     A,
     B,
-    Explanation,
     History,
     ack_dropped,
     ack_refused,
@@ -34,6 +32,15 @@ from tests.unit.test_explain_reasons import (
     stalled,
     why,
 )
+from typer.testing import CliRunner
+
+from onceproof.cli.app import build
+from onceproof.errors import ConfigurationError
+from onceproof_chaos.explain import Explanation, Reason, sources
+from onceproof_chaos.explain.sources import LiveSystem
+from onceproof_chaos.faultlog import FaultEventKind
+from onceproof_chaos.spans import Span
+from onceproof_chaos.traces import TraceStore
 
 
 def known(history: History, key: tuple[str, int] = AGAIN) -> Explanation:
@@ -60,7 +67,9 @@ def came_at(history: History, at: float) -> History:
         ack_dropped, stalled, slow,
     ],
 )  # fmt: skip
-def test_what_came_again_within_its_visibility_was_freed_by_something_else(build) -> None:
+def test_what_came_again_within_its_visibility_was_freed_by_something_else(
+    build: Callable[[], History],
+) -> None:
     """Visibility of 30 s from second 9 on: neither a crash nor a slow handler frees it at 13."""
     explanation = known(came_at(build(), 13))
     assert explanation.reason is Reason.UNKNOWN
@@ -143,7 +152,9 @@ def test_a_container_that_was_restarted_in_its_pod_begins_to_count_anew() -> Non
 
     def other(name: str, number: int, at: float) -> None:
         told = delivery(1, "message-9") | {"onceproof.event.id": "event-9"}
-        history.span(name, "receive", at, "pod-1", messages=[told], onceproof__receive__number=number)
+        history.span(
+            name, "receive", at, "pod-1", messages=[told], onceproof__receive__number=number
+        )
 
     other("one", 1, 10.5)
     other("two", 2, 10.9)
@@ -160,12 +171,62 @@ def test_a_container_that_was_restarted_in_its_pod_begins_to_count_anew() -> Non
 def test_a_process_that_died_without_a_word_may_have_received_something_at_last() -> None:
     history = never_read()
     told = delivery(1, "message-9") | {"onceproof.event.id": "event-9"}
-    history.span(
-        "one", "receive", 10.5, "host-7", messages=[told], onceproof__receive__number=1
-    )
+    history.span("one", "receive", 10.5, "host-7", messages=[told], onceproof__receive__number=1)
     history.fault(
-        "other", FaultEventKind.DIED_UNEXPECTEDLY, 12, trace_id=None, span_id=None, point=None, pid=7
+        "other",
+        FaultEventKind.DIED_UNEXPECTEDLY,
+        12,
+        trace_id=None,
+        span_id=None,
+        point=None,
+        pid=7,
     )
     explanation = known(history)
     assert explanation.reason is Reason.UNKNOWN
     assert "host-7" in explanation.missing[0]
+
+
+class Traces:
+    """A trace store with the spans of one order."""
+
+    async def order_of(self, *_: object, **__: object) -> str | None:
+        return None
+
+    async def of_order(self, *_: object, **__: object) -> list[Span]:
+        return list(killed_before_commit().spans.values())
+
+    async def spans(self, *_: object) -> list[Span]:
+        return []
+
+
+@pytest.mark.parametrize("table", ["orders", "outbox", None])
+async def test_a_database_that_does_not_know_the_order_is_no_evidence(
+    monkeypatch: pytest.MonkeyPatch, table: str | None
+) -> None:
+    row = {
+        "orders": {
+            "order_id": ORDER, "amount": 1, "currency": "EUR", "event_id": EVENT, "created_at": 1.0,
+        },
+        "outbox": {
+            "id": EVENT, "key": ORDER, "type": "t", "attempts": 1, "last_error": None,
+            "message_id": M1, "created_at": 1.0, "published_at": 2.0,
+        },
+    }  # fmt: skip
+
+    async def fetch(_url: str, queries: dict[str, Any]) -> dict[str, Any]:
+        return {name: [row[name]] if name == table else [] for name in queries}
+
+    monkeypatch.setattr(sources, "_fetch", fetch)
+    system = LiveSystem(cast("TraceStore", Traces()), "postgresql://elsewhere", None, None, 0.0)
+    if table is None:
+        with pytest.raises(ConfigurationError, match="is --database-url that of the same system"):
+            await system.about(ORDER)
+    else:
+        assert (await system.about(ORDER)).has_database
+
+
+@pytest.mark.parametrize("option", ["--traces-url", "--database-url", "--provider-database-url"])
+def test_an_empty_url_does_not_mean_the_last_run_of_this_machine(option: str) -> None:
+    done = CliRunner().invoke(build(), ["explain", ORDER, option, ""])
+    assert done.exit_code == 2
+    assert "is its variable set?" in " ".join(done.stderr.split())

@@ -5,16 +5,20 @@ from __future__ import annotations
 import ast
 from collections.abc import Sequence
 from dataclasses import replace
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 import pytest
+from typer.testing import CliRunner
 
 import onceproof_chaos.explain
+from onceproof.cli.app import build
 from onceproof.crashpoints import Action
+from onceproof_chaos.cli.options import Exit
 from onceproof_chaos.evidence import ChargeRow, Evidence, OrderRow
 from onceproof_chaos.explain import Explanation, Index, Reason, Records, explain_all
-from onceproof_chaos.explain.confusion import NOT_INJECTED, compare
+from onceproof_chaos.explain.confusion import NOT_INJECTED, Confusion, compare
 from onceproof_chaos.explain.explanation import OrderExplanation
 from onceproof_chaos.explain.truth import Truth
 from onceproof_chaos.faultlog import FaultEvent, FaultEventKind
@@ -118,6 +122,15 @@ def test_a_kill_strikes_its_own_order_and_whatever_the_process_had_in_hand() -> 
     }
 
 
+@pytest.mark.parametrize("action", ["kill", "stall"])
+def test_what_had_come_again_before_the_fault_was_not_its_doing(action: str) -> None:
+    early = received(1, 11.95, B, told(BESIDE, 2), told(OWN, 2))
+    spans = [early if span.span_id == early.span_id else span for span in SPANS]
+    faults = [replace(line, action=action) for line in FAULTS]
+    injected = Truth(PLAN, faults, spans, ROWS).injected
+    assert set(injected) == {(f"message-{DONE}", 2)}
+
+
 def test_right_explanations_fill_the_diagonal() -> None:
     confusion = compare(explained(), Truth(PLAN, FAULTS, SPANS, ROWS))
     assert (confusion.right, confusion.unknown, confusion.wrong) == (3, 0, [])
@@ -166,6 +179,30 @@ def test_the_truth_of_an_own_order_comes_from_the_plan_even_against_the_rows() -
     rows = replace(ROWS, charges=(*ROWS.charges, charge(OWN, 1, 11.9)))
     injected = Truth(PLAN, FAULTS, SPANS, rows).injected
     assert injected[f"message-{OWN}", 2].expected == {Reason.CRASHED_BEFORE_COMMIT}
+
+
+@pytest.mark.parametrize(
+    ("reason", "code"),
+    [
+        (None, Exit.PASS), (Reason.UNKNOWN, Exit.INCONCLUSIVE), (Reason.BROKER, Exit.FAIL),
+    ],
+)  # fmt: skip
+def test_a_run_of_which_nothing_is_explained_is_no_success(
+    monkeypatch: pytest.MonkeyPatch, reason: Reason | None, code: Exit
+) -> None:
+    orders = [
+        replace(order, redeliveries=[changed(e, reason or e.reason) for e in order.redeliveries])
+        for order in explained()
+    ]
+    confusion = compare(orders, Truth(PLAN, FAULTS, SPANS, ROWS))
+
+    async def compared(_: Path) -> tuple[list[OrderExplanation], Confusion]:
+        return orders, confusion
+
+    # The package has a function of the module's name.
+    monkeypatch.setattr(import_module("onceproof_chaos.cli.explain"), "_compared", compared)
+    done = CliRunner().invoke(build(), ["explain", "--all", "runs/some", "--json"])
+    assert done.exit_code == code
 
 
 FOLDER = Path(onceproof_chaos.explain.__file__).parent

@@ -14,7 +14,7 @@ import asyncpg
 from onceproof.errors import ConfigurationError
 from onceproof_chaos.ablation import markdown
 from onceproof_chaos.ablation.cell import CellRunner
-from onceproof_chaos.ablation.faults import FAULTS
+from onceproof_chaos.ablation.faults import FAULTS, VISIBILITY_S
 from onceproof_chaos.ablation.matrix import Matrix, build
 from onceproof_chaos.ablation.prediction import VARIANTS
 from onceproof_chaos.ablation.results import AblationFolder, Cell
@@ -106,6 +106,10 @@ async def ablate(wanted: Wanted, place: Place, watching: Watching) -> tuple[Abla
             f"{folder.path} was made with --orders {folder.orders}; leave --orders away, or start anew"
         )
     cells = wanted.cells()
+    for cell in cells:  # before the work, as above
+        FAULTS[cell.fault].plan(
+            cell.seed, folder.orders if folder else wanted.orders or DEFAULT_ORDERS
+        )
     todo = unfinished(cells, folder.results() if folder else {})
     if todo or folder is None:
         async with servers(
@@ -116,7 +120,7 @@ async def ablate(wanted: Wanted, place: Place, watching: Watching) -> tuple[Abla
                 folder = AblationFolder.create(
                     place.run_dir, orders=wanted.orders or DEFAULT_ORDERS, versions=versions
                 )
-            _check_versions(folder, versions)
+            _check_alike(folder, versions)
             orders = folder.orders
             runner = CellRunner(
                 where,
@@ -152,8 +156,13 @@ async def _versions(where: Servers) -> dict[str, str]:
         await connection.close()
 
 
-def _check_versions(folder: AblationFolder, versions: dict[str, str]) -> None:
-    """Cells of different versions are no one matrix."""
+def _check_alike(folder: AblationFolder, versions: dict[str, str]) -> None:
+    """Cells of different versions, or measured by different clocks, are no one matrix."""
+    if folder.visibility_s != VISIBILITY_S:
+        raise ValueError(
+            f"{folder.path} was made with a visibility timeout of {folder.visibility_s:g} s, and this "
+            f"onceproof measures with {VISIBILITY_S:g} s: start anew"
+        )
     if dict(folder.versions) != versions:
         names = sorted({*folder.versions, *versions})
         other = [name for name in names if folder.versions.get(name) != versions.get(name)]

@@ -71,8 +71,9 @@ def _missing(prediction: Prediction, result: CellResult, fault: AblationFault) -
         spared = set(result.struck) - broken
         if (fault.certain and spared) or not broken:
             yield f"Predicted to be {LABELS[kind]}, but was not: {_named(spared)}."
-    if prediction.comes_again and not result.redeliveries:
-        yield "Predicted to come again, but did not."
+    least = len(result.struck) if fault.certain else 1
+    if prediction.comes_again and result.redeliveries < least:
+        yield f"Predicted to come again {least} times at least, but did {result.redeliveries} times."
 
 
 def _named(orders: tuple[str, ...] | set[str]) -> str:

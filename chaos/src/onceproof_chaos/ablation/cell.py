@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import replace
 from pathlib import Path
@@ -19,6 +19,7 @@ from onceproof_chaos.conduct import FaultLog, conclude, versions_of
 from onceproof_chaos.drain import Drain
 from onceproof_chaos.environment import Servers, Stage, connect, stage
 from onceproof_chaos.faultlog import FaultEventKind
+from onceproof_chaos.history import Outcome
 from onceproof_chaos.plan import Plan
 from onceproof_chaos.runfolder import RunFolder
 from onceproof_chaos.settings import CampaignSettings
@@ -81,15 +82,16 @@ class CellRunner:
                 versions=versions_of(place.postgres_version),
                 command=self._command(cell),
             )
+        struck = _struck(run, fault)
         return CellResult(
             cell=cell,
             attempt=attempt,
             orders=verdict.orders,
-            struck=_struck(run, fault),
+            struck=struck,
             breaches=_breaches(verdict),
             redeliveries=verdict.redeliveries,
             deduplicated=verdict.deduplicated,
-            reasons=_reasons(verdict, plan, trial.crowded),
+            reasons=_reasons(verdict, plan, trial.crowded, _without_promise(run, plan, struck)),
             seconds=round(time.time() - began, 2),
             run=f"{self._cells.name}/{run.path.name}",
         )
@@ -154,7 +156,20 @@ def _breaches(verdict: Verdict) -> dict[BreachKind, tuple[str, ...]]:
     return {kind: tuple(sorted(orders)) for kind, orders in found.items()}
 
 
-def _reasons(verdict: Verdict, plan: Plan, crowded: list[str]) -> tuple[str, ...]:
+def _without_promise(run: RunFolder, plan: Plan, struck: Iterable[str]) -> list[str]:
+    """Orders that count but were not accepted. They cannot be lost, whatever the variant is worth.
+
+    Those are the struck ones, and all of them where nobody is killed: no client has a reason to leave.
+    """
+    finished = run.history().finished
+    outcomes = {order: entry.outcome for order, entry in finished.items()}
+    counted = struck if plan.faults else outcomes
+    return sorted(order for order in counted if outcomes.get(order) is not Outcome.OK)
+
+
+def _reasons(
+    verdict: Verdict, plan: Plan, crowded: Sequence[str], without_promise: Sequence[str]
+) -> tuple[str, ...]:
     reasons = [
         reason for reason in verdict.reasons if plan.faults or not reason.startswith(_NO_FAULTS)
     ]
@@ -162,6 +177,8 @@ def _reasons(verdict: Verdict, plan: Plan, crowded: list[str]) -> tuple[str, ...
         reasons.append(
             f"Orders were not alone, the one before was still on its way: {', '.join(crowded)}."
         )
+    if without_promise:
+        reasons.append(f"Orders were not accepted by the producer: {', '.join(without_promise)}.")
     return tuple(reasons)
 
 

@@ -102,7 +102,9 @@ class AblationFault:
             return Plan(seed, orders)
         patient = [order.order_id for order in generate(seed, orders) if not order.impatient]
         if len(patient) < STRIKES:
-            raise ValueError(f"{orders} orders are too few: {STRIKES} patient clients are needed")
+            raise ValueError(
+                f"{orders} orders are too few with seed {seed}: {STRIKES} patient clients are needed"
+            )
         struck = sorted(random.Random(f"ablation-{seed}-{self.name}").sample(patient, STRIKES))
         plan = Plan(
             seed,

@@ -102,26 +102,34 @@ class AblationFolder:
         orders: orders of each cell.
         versions: of what it was made with.
         started_at: Unix time in seconds.
+        visibility_s: visibility timeout of each cell.
     """
 
     path: Path
     orders: int
     versions: Mapping[str, str]
     started_at: float
+    visibility_s: float = VISIBILITY_S
 
     @classmethod
     def create(cls, root: Path, *, orders: int, versions: Mapping[str, str]) -> Self:
-        """Make `<root>/<UTC time>-ablation`."""
+        """Make `<root>/<UTC time>-ablation`.
+
+        Raises:
+            RunFolderError: it is there already, or cannot be made.
+        """
         now = datetime.now(UTC)
         path = root / f"{now.strftime('%Y%m%d-%H%M%S')}-ablation"
         try:
             path.mkdir(parents=True)
         except FileExistsError:
             raise RunFolderError(f"{path} exists already; try again in a second") from None
+        except OSError as error:
+            raise RunFolderError(f"{path} cannot be made: {error}") from None
         folder = cls(path, orders, dict(versions), now.timestamp())
         document = {
             "orders": orders,
-            "visibility_s": VISIBILITY_S,
+            "visibility_s": folder.visibility_s,
             "versions": folder.versions,
             "started_at": folder.started_at,
         }
@@ -144,6 +152,7 @@ class AblationFolder:
                 int(document["orders"]),
                 {str(name): str(text) for name, text in document["versions"].items()},
                 float(document["started_at"]),
+                float(document["visibility_s"]),
             )
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise RunFolderError(f"{path / _SETTINGS}: {error!r}") from None

@@ -71,11 +71,14 @@ def explain(
     The reasons are a closed list. Without the evidence for one, the reason is `unknown`, and what is
     missing is named.
 
-    Exit code: 0; 3 when a reason is unknown or no traces were read (with --all: when no fault made
-    anything come again); 1 when, with --all, an explanation contradicts what was injected; 2 when there
-    is nothing to explain.
+    Exit code: 0; 3 when a reason is unknown or no traces were read (with --all: when not one injected
+    redelivery was explained); 1 when, with --all, an explanation contradicts what was injected; 2 when
+    there is nothing to explain.
     """
     live = (traces_url, database_url, provider_database_url)
+    if "" in live:
+        # Else an unset variable would mean a run on this machine, or that nobody need be asked.
+        raise typer.BadParameter("a URL is empty: is its variable set?")
     if every is not None:
         if name is not None or run_folder is not None or any(live) or faults:
             raise typer.BadParameter("it stands alone", param_hint="--all")
@@ -158,7 +161,7 @@ def _all(path: Path, *, as_json: bool) -> Exit:
     if confusion.wrong:
         errors.print(f"[red]wrong:[/] {len(confusion.wrong)} explanations contradict the faults")
         return Exit.FAIL
-    return Exit.PASS if confusion.injected else Exit.INCONCLUSIVE
+    return Exit.PASS if confusion.right else Exit.INCONCLUSIVE
 
 
 async def _compared(path: Path) -> tuple[list[OrderExplanation], Confusion]:

@@ -2,8 +2,9 @@
 
 The broker delivers a message again for one reason only: it was not acked before its visibility ran out,
 or was given back. So the question is always what the consumer before did with it. The rules are tried
-in the order in which one fact rules out another: an ack in time, letting go, standing still, giving
-back, ending the work, dying in the middle of it.
+in the order in which one fact rules out another: an ack in time, coming again before anything that
+the consumer did can have freed it, letting go, standing still, giving back, ending the work, dying in
+the middle of it.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ def why_again(case: Case) -> Finding:
     if len(case.before.instances) > 1:
         who = " and ".join(case.before.instances)
         return unknown(f"{case.name} was made to {who}", "which of the two consumers lost it")
-    for rule in (_acked_in_time, _let_go, _stood_still, _given_back, why_settled):
+    for rule in (_acked_in_time, _too_soon, _let_go, _stood_still, _given_back, why_settled):
         if (finding := rule(case)) is not None:
             return finding
     return why_unfinished(case)
@@ -45,6 +46,18 @@ def _asked_after(case: Case, moment: float) -> bool:
     """Whether the redelivery was not even asked for by then."""
     again = case.again
     return again is not None and again.received is not None and again.asked_at >= moment
+
+
+def _too_soon(case: Case) -> Finding | None:
+    """Its visibility cannot have ended yet: whatever became of its consumer did not free it."""
+    until = case.before.own_until
+    if until is None or not case.came_before(until) or case.before.of(What.RELEASED):
+        return None
+    return unknown(
+        f"{case.name} came again before the visibility that {case.who} had asked for can have ended",
+        "who freed it: a span that says that it was given back, or it was the broker",
+        clues=[*case.received(), *case.handled(), *case.came("within that time")],
+    )
 
 
 def _stood_still(case: Case) -> Finding | None:
@@ -133,7 +146,8 @@ def _given_back(case: Case) -> Finding | None:
     before, handled = case.before, case.before.handled
     clues = [*case.received(), *case.handled()]
     failed = handled is not None and not before.settled
-    for released in before.of(What.RELEASED):
+    released = next(iter(before.of(What.RELEASED)), None)
+    if released is not None and not case.came_before(released.span.end):
         error = (handled.span.status_message if handled else "") or "no error recorded"
         why = f"after its handler had failed ({error})" if failed else "when it was told to stop"
         return Finding(
@@ -141,10 +155,16 @@ def _given_back(case: Case) -> Finding | None:
             f"{case.who} gave {case.name} back {why}",
             [*clues, Clue.span(released.span, "given back, to be delivered again")],
         )
+    if handled is not None and not before.settled and case.came_by(handled.span.end):
+        return zombie(case, handled, clues)
+    if released is not None:
+        return unknown(
+            f"{case.who} gave {case.name} back when it had come again already",
+            "why it had: no span tells of its handling",
+            clues=[*clues, *case.came("before that")],
+        )
     if handled is None or before.settled:
         return None
-    if case.came_by(handled.span.end):
-        return zombie(case, handled, clues)
     return unknown(
         f"the handler of {case.name} failed in {case.who}",
         "what became of it then: no span says that it was given back",

@@ -11,6 +11,7 @@ from onceproof_chaos.explain.deliveries import Delivery, Sighting, What
 from onceproof_chaos.explain.events import EventStory
 from onceproof_chaos.explain.processes import End, Processes
 from onceproof_chaos.explain.reasons import Clue, Finding, Reason, unknown
+from onceproof_chaos.explain.windows import CLOCKS_S
 
 _LAG_S: Final = 0.25
 """Seconds after which a consumer has learned of a delivery that the broker made, at the latest."""
@@ -55,6 +56,10 @@ class Case:
             return None  # it is known from later on only, and may have come long before
         near = again.known_at <= moment + _LAG_S and again.asked_at < moment
         return None if near else False
+
+    def came_before(self, moment: float) -> bool:
+        """Whether the redelivery is known to have come before, by however much clocks differ."""
+        return self.again is not None and self.again.known_at + CLOCKS_S < moment
 
     def own_at(self, moment: float) -> bool | None:
         """Whether the message was still the consumer's at a moment, by the visibility it asked for."""

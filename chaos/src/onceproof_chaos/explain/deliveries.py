@@ -151,10 +151,10 @@ class Delivery:
         return math.ceil(float(value)) if value is not None else None
 
     @property
-    def extended(self) -> bool | None:
-        """Whether its consumer extends the visibility of what it holds; None where nobody says."""
+    def heartbeat_s(self) -> float | None:
+        """Seconds between two extensions by its consumer, 0 without any; None where nobody says."""
         value = self.received.span.attributes.get(HEARTBEAT_S) if self.received else None
-        return float(value) > 0 if value is not None else None
+        return float(value) if value is not None else None
 
     @property
     def own_until(self) -> float | None:

@@ -9,10 +9,11 @@ from typing import Any
 
 from onceproof_chaos.explain.again import why_again
 from onceproof_chaos.explain.case import Case
+from onceproof_chaos.explain.deliveries import Delivery, What
 from onceproof_chaos.explain.events import EventStory, Index, OrderStory
 from onceproof_chaos.explain.moments import Moment, moments_of
 from onceproof_chaos.explain.money import sentence
-from onceproof_chaos.explain.reasons import Clue, Explanation, Finding, Reason
+from onceproof_chaos.explain.reasons import Clue, Explanation, Finding, Reason, unknown
 from onceproof_chaos.explain.sent import why_another_event, why_sent_again
 from onceproof_chaos.explain.unseen import why_unseen, why_untraced
 
@@ -122,13 +123,30 @@ def _attempts(index: Index, event: EventStory, message: str) -> Iterator[Explana
             yield _explanation(event, message, attempt, _why(index, event, message, attempt))
         delivery = event.delivery(message, attempt)
         if delivery is not None and len(delivery.instances) > 1:
-            who = " and ".join(delivery.instances)
-            text = f"the broker made delivery {attempt} twice, to {who}"
-            clues = [
-                Clue.span(sighting.span, f"{sighting.span.instance} had delivery {attempt}")
-                for sighting in delivery.sightings
-            ]
-            yield _explanation(event, message, attempt, Finding(Reason.BROKER, text, clues))
+            yield _explanation(event, message, attempt, _made_twice(delivery))
+
+
+def _made_twice(delivery: Delivery) -> Finding:
+    """Why two processes had a delivery of one number.
+
+    A broker counts approximately: what comes when the visibility has ended may be the next delivery.
+    """
+    who = " and ".join(delivery.instances)
+    clues = [
+        Clue.span(sighting.span, f"{sighting.span.instance} had delivery {delivery.attempt}")
+        for sighting in delivery.sightings
+    ]
+    until = delivery.own_until
+    received = {s.span.instance: s.span.end for s in reversed(delivery.of(What.RECEIVED))}
+    at_once = until is not None and len(received) > 1 and max(received.values()) < until
+    if not at_once or delivery.of(What.RELEASED):
+        return unknown(
+            f"{who} both had a delivery {delivery.attempt}",
+            "receive spans of both within one visibility timeout: the broker's count may be late",
+            clues=clues,
+        )
+    text = f"the broker made delivery {delivery.attempt} twice, to {who}"
+    return Finding(Reason.BROKER, text, clues)
 
 
 def _why(index: Index, event: EventStory, message: str, attempt: int) -> Finding:

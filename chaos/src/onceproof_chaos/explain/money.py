@@ -31,6 +31,11 @@ def sentence(
             f"How often the money moved cannot be said: the provider's ledger was not read.{rows}"
         )
     captures = sorted(story.captures, key=lambda row: row.created_at)
+    if not captures and (charges := _charges(story)):
+        return (
+            f"The ledgers disagree: the charges table has {len(charges)} row(s) of it, the provider's "
+            "has no capture."
+        )
     if not captures:
         return f"No money moved: {_why_not(story, has_database=has_database)}."
     if len(captures) == 1:

@@ -7,7 +7,8 @@ became of a delivery carries the number of its receive, too, so that also a last
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from itertools import pairwise
 from typing import Final, Protocol
 
 from onceproof.telemetry import RECEIVE_COUNT, RECEIVE_NUMBER
@@ -35,38 +36,71 @@ def lost_receives(
         ends: how processes ended, which may say how often they had received something.
         whole: whether the spans begin with the processes; else a first one cannot be missed.
     """
-    numbered: dict[str, dict[int, float]] = defaultdict(dict)
-    mentioned: dict[str, dict[int, float]] = defaultdict(dict)
+    numbered: dict[str, list[tuple[float, int]]] = defaultdict(list)
+    mentioned: dict[str, list[tuple[float, int]]] = defaultdict(list)
     for span in spans:
-        if (number := span.attributes.get(RECEIVE_NUMBER)) is None:
-            continue
-        if span.attributes.get(_TYPE) == "receive":
-            numbered[span.instance][int(number)] = span.end
-        else:
-            mentioned[span.instance][int(number)] = span.end
+        if (number := span.attributes.get(RECEIVE_NUMBER)) is not None:
+            received = span.attributes.get(_TYPE) == "receive"
+            told = numbered if received else mentioned
+            told[span.instance].append((span.end, int(number)))
     gaps: dict[str, list[tuple[float, float]]] = {}
     for instance in {*numbered, *mentioned, *ends}:
-        known = numbered.get(instance, {})
-        found = [
-            (known[one], known[other])
-            for one, other in zip(sorted(known), sorted(known)[1:], strict=False)
-            if other != one + 1
-        ]
-        last = max(known, default=0)
-        if whole and known and min(known) != 1:
-            found.append((-_ALWAYS, known[min(known)]))
-        found += [
-            (known.get(last, -_ALWAYS), at)
-            for number, at in mentioned.get(instance, {}).items()
-            if number > last and (whole or known)
-        ]
+        lives = _lives(numbered.get(instance, ()))
+        found = list(_between(lives, whole=whole))
+        for at, number in mentioned.get(instance, ()):
+            found += _behind(lives, at, number, whole=whole)
         for end in ends.get(instance, ()):
             count = end.crash.attributes.get(RECEIVE_COUNT) if end.crash else None
-            if count is not None and int(count) > last and (whole or known):
-                found.append((known.get(last, -_ALWAYS), end.stood_at))
+            if count is not None:
+                found += _behind(lives, end.stood_at, int(count), whole=whole)
+            elif end.crash is None and any(lives):
+                # It died without a word, and its last spans with it.
+                found.append((_last(_life_at(lives, end.stood_at)), end.stood_at))
         if found:
             gaps[instance] = found
     return gaps
+
+
+def _lives(receives: Iterable[tuple[float, int]]) -> list[dict[int, float]]:
+    """Receives by number, of each process: a container that is restarted in its pod keeps its name."""
+    lives: list[dict[int, float]] = [{}]
+    for at, number in sorted(receives):
+        if lives[-1] and number <= max(lives[-1]):
+            lives.append({})
+        lives[-1][number] = at
+    return lives
+
+
+def _between(lives: Sequence[Mapping[int, float]], *, whole: bool) -> Iterator[tuple[float, float]]:
+    """Gaps in the numbers, and between one process and the next of its name."""
+    for life in lives:
+        numbers = sorted(life)
+        for one, other in pairwise(numbers):
+            if other != one + 1:
+                yield life[one], life[other]
+        if whole and numbers and numbers[0] != 1:
+            yield -_ALWAYS, life[numbers[0]]
+    for earlier, later in pairwise(lives):
+        yield _last(earlier), later[min(later)]
+
+
+def _behind(
+    lives: Sequence[Mapping[int, float]], at: float, number: int, *, whole: bool
+) -> list[tuple[float, float]]:
+    """The gap behind the last receive that is known, if by `at` there had been `number` of them."""
+    life = _life_at(lives, at)
+    if number <= max(life, default=0) or not (whole or life):
+        return []
+    return [(_last(life), at)]
+
+
+def _life_at(lives: Sequence[Mapping[int, float]], at: float) -> Mapping[int, float]:
+    begun = [life for life in lives if life and min(life.values()) <= at]
+    return begun[-1] if begun else lives[0]
+
+
+def _last(life: Mapping[int, float]) -> float:
+    return max(life.values(), default=-_ALWAYS)
 
 
 __all__ = ["lost_receives"]

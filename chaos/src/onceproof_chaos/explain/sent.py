@@ -98,7 +98,10 @@ def _send_of(event: EventStory, message: str) -> Send | None:
     lost = [send for send in event.sends if not send.confirmed]
     # Each send without an answer made one message at most; they came in this order.
     pairs = dict(zip(nameless, lost, strict=False)) if len(nameless) <= len(lost) else {}
-    return pairs.get(message)
+    made_by = pairs.get(message)
+    if made_by is None or made_by.span.start > event.sent_at(message):
+        return None  # what was there before a send began is not its message
+    return made_by
 
 
 def _sent(send: Send) -> Clue:

@@ -89,7 +89,7 @@ class LiveSystem:
         """What is known of an order, named by its id or by an event's.
 
         Raises:
-            ConfigurationError: a database cannot be read.
+            ConfigurationError: a database cannot be read, or is another pipeline's.
             TraceStoreError: the trace store cannot be asked.
             RunFolderError: the log of faults cannot be read.
         """
@@ -97,6 +97,12 @@ class LiveSystem:
         spans = await self._spans(order)
         # Databases last: what committed while traces were fetched must not look uncommitted.
         rows = await self._rows(order, spans)
+        if self.database_url is not None and spans and not (rows.orders or rows.outbox):
+            # Its silence would be taken for a transaction that was never committed.
+            raise ConfigurationError(
+                f"there are traces of order {order}, and the database has no such order: is "
+                "--database-url that of the same system?"
+            )
         faults = list(jsonl.read(self.faults, FaultEvent.from_json)) if self.faults else []
         return Records(
             spans=spans,

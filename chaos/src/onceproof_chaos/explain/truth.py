@@ -107,7 +107,7 @@ class Truth:
         """What a killed process held. Its own order is judged by the plan alone."""
         own = _own(crash)
         for key, held in self._deliveries.in_hand(crash, crash.end):
-            if held.outcome in _BACK or held.gone:
+            if held.outcome in _BACK or held.gone or self._had_come_again(key, crash):
                 continue
             if key == own:
                 done: bool | None = line.point == CONSUMER_AFTER_COMMIT
@@ -140,11 +140,19 @@ class Truth:
         own = _own(crash)
         for key, held in self._deliveries.in_hand(crash, resumed.at if resumed else crash.end):
             over = held.done_at <= crash.end
-            if over and held.outcome in _BACK:
+            if (over and held.outcome in _BACK) or self._had_come_again(key, crash):
                 continue
             done = over and held.outcome in _DONE
             reason = Reason.ACK_LOST if done else Reason.VISIBILITY_EXPIRED
             yield _next(key, {reason}, line, beside=key != own)
+
+    def _had_come_again(self, key: Key, crash: Span) -> bool:
+        """Whether somebody had the next delivery already, so that the fault came too late to cause it.
+
+        On a machine that is too busy to extend a visibility in time.
+        """
+        again = self._deliveries.held.get((key[0], key[1] + 1))
+        return again is not None and again.got_at <= crash.end
 
     def _sent_twice(self, line: FaultEvent, crash: Span) -> Iterator[Injected]:
         """Messages of a send that its relay never marked: all of the batch when it was killed."""

@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Final
 
 from onceproof_chaos.evidence import ChargeRow
 from onceproof_chaos.explain.case import Case, ack_clue, ack_lost, zombie
 from onceproof_chaos.explain.deliveries import CONFIRMED, DONE, Sighting, What
 from onceproof_chaos.explain.processes import End
 from onceproof_chaos.explain.reasons import Clue, Finding, Reason, unknown
+
+_ACK_S: Final = 5.0
+"""Seconds in which an ack has its answer. Where a process lived on for longer, what is missing is the
+span of its ack, and not the ack."""
 
 
 def why_settled(case: Case) -> Finding | None:
@@ -40,22 +45,29 @@ def _fate_of_ack(case: Case, handled: Sighting, clues: Sequence[Clue]) -> Findin
             return ack_lost(case, how, [*clues, ack_clue(ack)])
     if acks:
         return _late_ack(case, acks[0], [*clues, ack_clue(acks[0])])
+    return _without_ack(case, handled, clues)
+
+
+def _without_ack(case: Case, handled: Sighting, clues: Sequence[Clue]) -> Finding:
+    """Why no span tells of an ack: its consumer ended before, or the span is lost."""
+    text = f"{case.name} was handled by {case.who}"
     end = case.end(handled.span.end)
     if end is None:
-        return unknown(
-            f"{case.name} was handled by {case.who}",
-            "its ack: no span of it, and no record that its consumer ended",
-            clues=clues,
-        )
+        missing = "its ack: no span of it, and no record that its consumer ended"
+        return unknown(text, missing, clues=clues)
     clues = [*clues, *end.clues]
     state = case.before.state_at(end.crash) if end.crash is not None else None
+    lived_on = case.came_by(end.stood_at) or end.stood_at - handled.span.end > _ACK_S
     if end.planned and state != DONE:
         missing = (
             "the span of its ack: it was not in hand any more when its process stood at the crash point"
             if end.declared
             else "the span of the crash point, which says what the process had in hand"
         )
-        return unknown(f"{case.name} was handled by {case.who}", missing, clues=clues)
+        return unknown(text, missing, clues=clues)
+    if not end.planned and lived_on:
+        missing = "the span of its ack: its consumer lived on for long enough to send it"
+        return unknown(text, missing, clues=clues)
     return ack_lost(case, f"was {case.told(end)} before its ack went out", clues)
 
 
@@ -113,13 +125,16 @@ def _not_in_hand(case: Case, end: End, clues: Sequence[Clue]) -> Finding | None:
             missing = f"what became of {case.name}: it was not in hand any more at the crash point"
             return unknown(text, missing, clues=clues)
         return None
+    missing = ""
     if end.planned:
         missing = "the span of the crash point, which says what the process had in hand"
-        return unknown(text, missing, clues=clues)
-    if any(row.created_at <= end.stood_at for row in case.event.charges if _earlier(row, case)):
+    elif any(row.created_at <= end.stood_at for row in case.event.charges if _earlier(row, case)):
         missing = f"whether {case.name} was through: the event had been committed before"
-        return unknown(text, missing, clues=clues)
-    return None
+    elif case.came_by(end.stood_at):
+        missing = (
+            f"whether it still had {case.name} when that came again: it died later, without a word"
+        )
+    return unknown(text, missing, clues=clues) if missing else None
 
 
 def _earlier(row: ChargeRow, case: Case) -> bool:
@@ -128,14 +143,23 @@ def _earlier(row: ChargeRow, case: Case) -> bool:
 
 
 def _expired_first(case: Case, end: End, text: str, clues: Sequence[Clue]) -> Finding | None:
-    """Whether the visibility ran out before the process died, where nobody extends it."""
+    """Whether the visibility ran out before the process died."""
     before = case.before
-    if before.extended or before.own_until is None or end.stood_at <= before.own_until:
+    if before.own_until is None or end.stood_at <= before.own_until:
         return None
     seconds = before.visibility_s or 0.0
-    if before.extended is None or end.stood_at < before.known_at + seconds:
+    beat_s = before.heartbeat_s
+    if beat_s:
+        # The last extension may be one and a half intervals old. What it gave has not ended when the
+        # message comes again before: then there was none, and nobody knows since when.
+        in_doubt = case.came_before(end.stood_at + seconds - 2 * beat_s)
+    else:
+        in_doubt = beat_s is None or end.stood_at < before.known_at + seconds
+    if in_doubt:
         missing = "which came first, the end of the visibility or of the process"
-        return unknown(text, missing, clues=clues)
+        return unknown(text, missing, clues=[*clues, *case.came("after that")])
+    if beat_s:
+        return None
     lived = end.stood_at - before.known_at
     span = before.received.span if before.received else before.sightings[0].span
     says = f"visibility {seconds:g} s, not extended; the process lived on for {lived:.1f} s"
