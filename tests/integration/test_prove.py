@@ -71,6 +71,7 @@ def service(tmp_path):
     """A folder with somebody's service."""
     (tmp_path / "shop.py").write_text(SERVICE)
     (tmp_path / "consumer.py").write_text(COMMAND)
+    (tmp_path / "script.py").write_text("import sys; sys.exit(0)")
     (tmp_path / "schema.sql").write_text(SCHEMA)
     return tmp_path
 
@@ -195,6 +196,10 @@ def test_a_loop_that_ends_at_once_is_said_to(prove, tmp_path):
         (("shop:handle", "--point", "consumer.nowhere"), ONCE, "unknown point"),
         (("shop:handle", "--batch", "--own-loop"), ONCE, "exclude one another"),
         (("shop:handle", "--data", "{"), ONCE, "gives no JSON"),
+        # It exits with 0 when it is imported, which must not be taken for a proof.
+        (("shop:handle", "--events", "script:events"), ONCE, "importing script:events failed"),
+        (("shop:handle",), "once=SELECT * FROM done WHERE key = $1", "expects 1 argument"),
+        (("--command", ""), ONCE, "command is empty"),
         ((), ONCE, "import path"),
     ],
 )

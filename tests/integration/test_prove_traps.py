@@ -7,6 +7,7 @@ import asyncpg
 import pytest
 
 from onceproof.brokers.sqs import SqsBroker
+from onceproof.errors import ConfigurationError
 from onceproof.ports import Outgoing
 from onceproof_chaos.backend import Instance, Role
 from onceproof_chaos.environment import asyncpg_url
@@ -29,8 +30,8 @@ async def database(empty_database_url):
     await connection.close()
 
 
-async def write(url, table, n):
-    connection = await asyncpg.connect(asyncpg_url(url))
+async def write(url, table, n, **settings):
+    connection = await asyncpg.connect(asyncpg_url(url), server_settings=settings)
     try:
         async with connection.transaction():
             await connection.execute(f"INSERT INTO {table} VALUES ($1)", n)  # noqa: S608 - ours
@@ -64,6 +65,34 @@ async def test_a_commit_that_may_not_go_on_is_rolled_back(database):
     assert await numbers(database, "effect") == []
     await write(database, "effect", 2)  # fires once
     assert await numbers(database, "effect") == [2]
+
+
+async def test_a_commit_waits_whatever_lock_timeout_its_session_has(database):
+    trap = CommitTrap(database, "public.effect")
+    await trap.arm()
+    writing = asyncio.create_task(write(database, "effect", 1, lock_timeout="100"))
+    await held(trap)
+    await asyncio.sleep(0.5)
+    await trap.release(go_on=True)
+    await writing
+    assert await numbers(database, "effect") == [1]
+
+
+async def test_a_commit_that_gave_up_is_no_zombie(database):
+    trap = CommitTrap(database, "public.effect")
+    await trap.arm()
+    writing = asyncio.create_task(write(database, "effect", 1))
+    await held(trap)
+    connection = await asyncpg.connect(asyncpg_url(database))
+    [pid] = trap._held
+    assert await connection.fetchval("SELECT pg_cancel_backend($1)", pid)
+    await connection.close()
+    with pytest.raises(asyncpg.QueryCanceledError):
+        await writing
+    with pytest.raises(ConfigurationError, match="no zombie went on"):
+        await trap.release(go_on=True)
+    await trap.close()
+    await write(database, "effect", 2)  # and the gate is open
 
 
 async def test_a_successor_passes_while_a_commit_is_held_and_then_both_are_there(database):
@@ -104,14 +133,19 @@ async def test_an_effect_is_recorded_once_for_each_key_and_each_time_without(eff
             headers = {"Idempotency-Key": key} if key else {}
             async with http.post(f"{effects.url}/effects/x", json={"a": 1}, headers=headers) as r:
                 assert (r.status, r.headers.get("Idempotent-Replayed")) == (status, replayed)
+        # Another path is another system, or another operation of it.
+        async with http.post(f"{effects.url}/y", headers={"Idempotency-Key": "k"}) as reply:
+            assert reply.status == 201
         async with http.post(f"{effects.url}/effects", data="no JSON") as reply:
             assert reply.status == 201
         async with http.get(f"{effects.url}/effects") as reply:
             assert reply.status == 405
+        async with http.post(f"{effects.url}/effects", json="\0") as reply:  # no text in Postgres
+            assert reply.status == 400
     connection = await asyncpg.connect(asyncpg_url(database))
     rows = await connection.fetch("SELECT path, body FROM prove.effects ORDER BY id")
     await connection.close()
-    assert [row["path"] for row in rows] == ["/effects/x", "/effects/x", "/effects"]
+    assert [row["path"] for row in rows] == ["/effects/x", "/effects/x", "/y", "/effects"]
 
 
 async def test_an_effect_whose_answer_is_lost_is_recorded(effects, database):

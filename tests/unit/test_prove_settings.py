@@ -11,7 +11,7 @@ import pytest
 
 from onceproof.errors import ConfigurationError
 from onceproof.events import Event
-from onceproof_chaos.prove.invariants import Invariant
+from onceproof_chaos.prove.invariants import Invariant, parse
 from onceproof_chaos.prove.messages import make_messages
 from onceproof_chaos.prove.points import (
     ADVICE,
@@ -24,7 +24,7 @@ from onceproof_chaos.prove.points import (
     Kind,
     matrix,
 )
-from onceproof_chaos.prove.queue_proxy import has_messages, operation
+from onceproof_chaos.prove.queue_proxy import message_ids, operation, visibility
 from onceproof_chaos.prove.settings import ProveSettings
 from onceproof_chaos.prove.target import load_target
 
@@ -75,6 +75,8 @@ def test_each_point_has_a_meaning_and_advice_and_each_cell_a_file_of_its_own():
     [
         ({"target": "shop"}, "no import path"),
         ({"target": "shop:handle me"}, "no import path"),
+        ({"events": "shop"}, "expected my_service:events"),
+        ({"kind": Kind.COMMAND, "target": "  "}, "command is empty"),
         ({"invariants": ()}, "invariant is needed"),
         ({"raw": True}, "CloudEvents"),
         ({"kind": Kind.LOOP, "inbox": False}, "own loop"),
@@ -102,6 +104,16 @@ def test_the_command_line_repeats_the_proof():
     assert shlex.split(command)[2:4] == ["--command", "node consumer.js"]
 
 
+@pytest.mark.parametrize(
+    "text", ["SELECT 1", "once=SELECT 1", "each-order.once=WITH x AS (SELECT 1) SELECT", "@it.sql"]
+)
+def test_the_command_line_repeats_the_invariants_with_their_names(text, tmp_path):
+    (tmp_path / "it.sql").write_text("-- name: its-own\n-- What it means.\nSELECT 1;\n")
+    invariants = parse([text], tmp_path)
+    words = shlex.split(replace(SETTINGS, invariants=invariants).command())
+    assert parse([words[words.index("--invariant") + 1]]) == invariants
+
+
 def test_the_same_seed_gives_the_same_events_from_the_template():
     settings = replace(SETTINGS, data='{"order": "$key", "n": $number, "id": "$id"}', messages=3)
     events = [message.event for message in make_messages(settings)]
@@ -126,6 +138,10 @@ def test_a_function_may_make_the_events(tmp_path):
         "    return ['x']\n"
         "def twice(count, rng):\n"
         "    return [Event(type='t', data=1, id='same')] * count\n"
+        "def fails(count):\n"
+        "    return []\n"
+        "def sets(count, rng):\n"
+        "    return [Event(type='t', data={1})]\n"
     )
     settings = replace(SETTINGS, events="made_events:events", path=tmp_path, messages=2)
     first, second = make_messages(settings)
@@ -133,7 +149,13 @@ def test_a_function_may_make_the_events(tmp_path):
     assert first.event.data == random.Random("prove-1").random()
     assert first.key == "e-0"  # without a key it is the id that a crash point would match
     assert second.row[0] == "e-1"
-    for name, reason in (("wrong", "must give"), ("twice", "same id"), ("no", "does not exist")):
+    for name, reason in (
+        ("wrong", "must give"),
+        ("twice", "same id"),
+        ("no", "does not exist"),
+        ("fails", r"failed: TypeError.*def events\(count, rng\)"),
+        ("sets", "is no JSON"),
+    ):
         with pytest.raises(ConfigurationError, match=reason):
             make_messages(replace(settings, events=f"made_events:{name}"))
 
@@ -155,10 +177,15 @@ def test_a_target_is_checked_for_its_shape(tmp_path):
         "class Handler:\n"
         "    async def __call__(self, session, delivery): ...\n"
         "handler = Handler()\n"
+        "import functools\n"
+        "async def three(service, session, delivery): ...\n"
+        "partial = functools.partial(three, 1)\n"
     )
+    (tmp_path / "script_target.py").write_text("import sys\nsys.exit(0)\n")
     (tmp_path / "broken_target.py").write_text("1 / 0\n")
     load_target("shop_target:handle", tmp_path, Kind.HANDLER)
     load_target("shop_target:handler", tmp_path, Kind.HANDLER)
+    load_target("shop_target:partial", tmp_path, Kind.HANDLER)
     load_target("shop_target:consume", tmp_path, Kind.LOOP)
     for target, kind, reason in (
         ("shop_target:consume", Kind.HANDLER, "--own-loop"),
@@ -167,6 +194,7 @@ def test_a_target_is_checked_for_its_shape(tmp_path):
         ("shop_target:missing", Kind.HANDLER, "does not exist"),
         ("no_such_module_here:handle", Kind.HANDLER, "--path"),
         ("broken_target:handle", Kind.HANDLER, "ZeroDivisionError"),
+        ("script_target:handle", Kind.HANDLER, "SystemExit"),
     ):
         with pytest.raises(ConfigurationError, match=reason):
             load_target(target, tmp_path, kind)
@@ -175,8 +203,17 @@ def test_a_target_is_checked_for_its_shape(tmp_path):
 def test_operations_of_sqs_are_known_in_both_protocols():
     assert operation("AmazonSQS.ReceiveMessage", b"{}") == "ReceiveMessage"
     assert operation("", b"Action=DeleteMessage&Version=2012-11-05") == "DeleteMessage"
+    assert operation("", b"", "Action=ReceiveMessage&WaitTimeSeconds=1") == "ReceiveMessage"
     assert operation("", b"\xff") == ""
-    assert has_messages(b'{"Messages": [{"Body": "x"}]}')
-    assert has_messages(b"<ReceiveMessageResponse><Message><Body>x</Body></Message>")
-    assert not has_messages(b'{"Messages": []}')
-    assert not has_messages(b"<ReceiveMessageResult/>")
+    assert message_ids(b'{"Messages": [{"MessageId": "a"}, {"MessageId": "b"}]}') == {"a", "b"}
+    assert message_ids(b"<Message><MessageId>a</MessageId><Body>x</Body></Message>") == {"a"}
+    for nothing in (b'{"Messages": []}', b"{}", b"[]", b"<ReceiveMessageResult/>", b"", None):
+        assert message_ids(nothing) == set()
+
+
+def test_the_visibility_that_a_consumer_asks_for_is_seen_in_both_protocols():
+    assert visibility(b'{"QueueUrl": "q", "VisibilityTimeout": 30}') == 30
+    assert visibility(b'{"Entries": [{"VisibilityTimeout": 5}, {"VisibilityTimeout":60}]}') == 60
+    assert visibility(b"Action=ReceiveMessage&VisibilityTimeout=7") == 7
+    assert visibility(b"", "Entry.1.VisibilityTimeout=8&Version=1") == 8
+    assert visibility(b'{"QueueUrl": "q"}') == 0

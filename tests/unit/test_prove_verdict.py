@@ -85,6 +85,30 @@ def test_invariants_that_never_break_prove_nothing():
     assert judge([blind, KILLED]).verdict is Result.INCONCLUSIVE
 
 
+def test_a_run_that_broke_off_has_not_shown_that_the_invariants_can_break():
+    result = judge(
+        [replace(CONTROL_RUN, blind=True), KILLED, replace(SEEN, violations=(), error="no")]
+    )
+    assert result.verdict is Result.INCONCLUSIVE
+    assert "never seen to break" in result.reasons[0]
+    assert any("is not known: no" in warning for warning in result.warnings)
+
+
+def test_an_invariant_that_can_break_does_not_vouch_for_another():
+    both = replace(CONTROL_RUN, held_before=("once", "typing error"))
+    result = judge([both, KILLED, SEEN])
+    assert result.held
+    assert result.warnings == (
+        "Never seen to break: typing error. An invariant that can only hold says nothing.",
+    )
+
+
+def test_a_control_that_broke_has_shown_that_the_invariants_can():
+    result = judge([replace(CONTROL_RUN, blind=True, violations=(TWICE,))])
+    assert result.verdict is Result.FAIL
+    assert result.reasons == ()
+
+
 def test_invariants_that_see_one_kind_of_breach_prove_that_much_and_it_is_said():
     no_loss = judge([replace(CONTROL_RUN, blind=True), KILLED, SEEN])
     assert no_loss.held
@@ -101,6 +125,7 @@ def test_facts_survive_the_run_folder():
         ends=("consumer-0 ended",),
         dead_letters=({"event_id": "e", "reason": None},),
         effects=3,
+        held_before=("once",),
     )
     assert Facts.from_json(facts.as_json()) == facts
 

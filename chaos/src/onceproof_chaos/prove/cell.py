@@ -43,6 +43,7 @@ from onceproof_chaos.prove.points import (
 from onceproof_chaos.prove.processes import backend_for, environment
 from onceproof_chaos.prove.quiet import Quiet, written
 from onceproof_chaos.prove.traps import CrashPointTrap, Trap, first
+from onceproof_chaos.prove.zombie import Zombie
 
 Listener = Callable[[FaultEvent], None]
 
@@ -104,7 +105,9 @@ class Run:
         began = time.monotonic()
         invariants, url = self._settings.invariants, self._place.database_url
         await record_published(self._place, self._messages)
-        blind = self._cell.point == CONTROL and not await evaluate(url, invariants)
+        is_first = self._cell.point == CONTROL
+        missing = await evaluate(url, invariants) if is_first else ()
+        seen = {violation.invariant for violation in missing}
         before = await self._quiet.state()
         try:
             # What a watcher of a consumer raises ends the run.
@@ -121,7 +124,8 @@ class Run:
             ends=() if tolerated else tuple(ends),
             dead_letters=await self._dead_letters(),
             error=_CROWDED if self._quiet.crowded else None,
-            blind=blind,
+            blind=is_first and not seen,
+            held_before=tuple(i.name for i in invariants if is_first and i.name not in seen),
             written=written(before, await self._quiet.state()),
             effects=await self._quiet.effects(),
             seconds=time.monotonic() - began,
@@ -140,7 +144,7 @@ class Run:
             try:
                 if self._has_fault:
                     trap = self._trap(doors, AdminClient(http))
-                    reached, reason = await self._with_fault(crew, trap)
+                    reached, reason = await self._with_fault(crew, doors, trap)
                 else:
                     reached, reason = True, await self._in_peace(crew)
             finally:
@@ -160,7 +164,7 @@ class Run:
             await self._publish(self._messages)
         return await self._until_quiet()
 
-    async def _with_fault(self, crew: Crew, trap: Trap) -> tuple[bool, str | None]:
+    async def _with_fault(self, crew: Crew, doors: Doors, trap: Trap) -> tuple[bool, str | None]:
         await trap.arm()
         try:
             consumer = await crew.start(trap.faults)
@@ -175,13 +179,13 @@ class Run:
                 reason = quiet.result()
             else:
                 return False, reason
-            await self._strike(crew, consumer, trap)
+            await self._strike(crew, doors, consumer, trap)
         finally:
             await trap.close()
         await self._publish(rest)
         return True, await self._until_quiet()
 
-    async def _strike(self, crew: Crew, consumer: Instance, trap: Trap) -> None:
+    async def _strike(self, crew: Crew, doors: Doors, consumer: Instance, trap: Trap) -> None:
         """The consumer is held: do to it what was planned."""
         self._log(
             FaultEvent(
@@ -196,7 +200,8 @@ class Run:
         if self._cell.act is Act.KILL:
             await crew.kill(consumer)
         elif self._cell.act is Act.STALL:
-            await crew.stall(consumer, self._settings.stall_s)
+            zombie = Zombie(doors, self._subscriber, self._settings)
+            await crew.stall(consumer, self._settings.stall_s, zombie.until_replaced)
         await trap.release(
             go_on=self._cell.act is Act.STALL,
             # A client repeats an ack that was not answered; the message must come again first.
@@ -214,7 +219,9 @@ class Run:
             yield self._messages[target:]
 
     async def _until_quiet(self) -> str | None:
-        return await self._quiet.until_quiet(timeout_s=self._settings.drain_timeout_s)
+        # What a dead consumer held comes again only after the visibility timeout.
+        timeout_s = self._settings.drain_timeout_s + self._settings.visibility_s
+        return await self._quiet.until_quiet(timeout_s=timeout_s)
 
     @property
     def _has_fault(self) -> bool:

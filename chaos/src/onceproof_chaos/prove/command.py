@@ -80,42 +80,54 @@ class CommandBackend:
         before = self._running.get(name)
         self._running[name] = _Running(instance, process, watcher)
         if before is not None:
-            await _dismiss(before.watcher)
+            await _clear_away(before)
         return instance
 
     async def kill(self, instance: Instance) -> int:
         """SIGKILL to the command and whatever it started."""
-        process = self._running[instance.name].process
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(instance.pid, signal.SIGKILL)
-        return await process.wait()
+        running = self._of(instance)
+        _signal(running, signal.SIGKILL)
+        return await running.process.wait()
 
     async def died(self, instance: Instance) -> int:
         """Wait until it has ended."""
-        return await self._running[instance.name].process.wait()
+        return await self._of(instance).process.wait()
 
     async def stop(self) -> None:
         """SIGTERM to all, SIGKILL to who does not go."""
         await asyncio.gather(*(_stop(running) for running in self._running.values()))
         self._running.clear()
 
+    def _of(self, instance: Instance) -> _Running:
+        running = self._running[instance.name]
+        if running.instance.pid != instance.pid:
+            # Its successor lives, so to wait for its end would be to wait for ever.
+            raise BackendError(f"{instance.name} (pid {instance.pid}) was replaced already")
+        return running
+
 
 async def _stop(running: _Running) -> None:
     for number in (signal.SIGTERM, signal.SIGKILL):
         if running.process.returncode is not None:
             break
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(running.instance.pid, number)
+        _signal(running, number)
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(_STOP_TIMEOUT_S):
                 await running.process.wait()
-    await _dismiss(running.watcher)
+    await _clear_away(running)
 
 
-async def _dismiss(watcher: Process) -> None:
+async def _clear_away(ended: _Running) -> None:
+    """End what a command that has ended left behind: a child would go on to consume."""
+    _signal(ended, signal.SIGKILL)
     with contextlib.suppress(ProcessLookupError):
-        watcher.kill()
-    await watcher.wait()
+        ended.watcher.kill()
+    await ended.watcher.wait()
+
+
+def _signal(running: _Running, number: signal.Signals) -> None:
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(running.instance.pid, number)
 
 
 __all__ = ["CommandBackend"]

@@ -18,6 +18,7 @@ from typing import Final
 
 import asyncpg
 
+from onceproof.errors import ConfigurationError
 from onceproof_chaos.backend import Instance
 from onceproof_chaos.environment import asyncpg_url
 from onceproof_chaos.plan import Fault
@@ -31,6 +32,7 @@ _FUNCTION: Final = f"""
     CREATE FUNCTION prove.commit_point() RETURNS trigger LANGUAGE plpgsql AS $$
     BEGIN
         IF pg_catalog.pg_try_advisory_xact_lock({_TICKET}, tg_relid::int) THEN
+            SET LOCAL lock_timeout = 0; -- of the consumer: this lock is none of its own
             PERFORM pg_catalog.pg_advisory_xact_lock_shared({_GATE}, tg_relid::int);
         END IF;
         RETURN NULL;
@@ -84,11 +86,17 @@ class CommitTrap:
             await asyncio.sleep(_POLL_S)
 
     async def release(self, *, go_on: bool, refuse_s: float = 0.0) -> None:  # noqa: ARG002
-        """Open the gate; before that, end who stands there if it may not go on."""
+        """Open the gate; before that, end who stands there if it may not go on.
+
+        Raises:
+            ConfigurationError: nobody stands there any more who could go on.
+        """
         connection = self._connection
         if connection is None:
             return
-        if not go_on:
+        if go_on:
+            await self._still_held()
+        else:
             for pid in self._held:
                 await connection.execute("SELECT pg_terminate_backend($1)", pid)
             await self._until_ended(connection)
@@ -99,6 +107,14 @@ class CommitTrap:
         connection, self._connection = self._connection, None
         if connection is not None:
             await connection.close()
+
+    async def _still_held(self) -> None:
+        """Make sure that who goes on now is a zombie, and not somebody who has given up long ago."""
+        if not set(self._held) <= set(await self._waiting()):
+            raise ConfigurationError(
+                "the COMMIT was cancelled before the end of the stall, so no zombie went on: raise the "
+                "transaction_timeout of Postgres, or the consumer's own, for the proof"
+            )
 
     async def _until_ended(self, connection: asyncpg.Connection) -> None:
         deadline = time.monotonic() + _END_TIMEOUT_S

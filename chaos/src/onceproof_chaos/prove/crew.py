@@ -11,7 +11,7 @@ import asyncio
 import os
 import signal
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
 from typing import Final
 
@@ -71,12 +71,21 @@ class Crew:
         kind = FaultEventKind.KILLED if killed else FaultEventKind.DIED_UNEXPECTEDLY
         self._log(kind, instance, code)
 
-    async def stall(self, instance: Instance, seconds: float) -> None:
-        """Have the whole process stand still for so long, while another one is there."""
+    async def stall(
+        self, instance: Instance, seconds: float, taken_over: Callable[[], Awaitable[None]]
+    ) -> None:
+        """Have the whole process stand still, while another one is there.
+
+        Args:
+            instance: which one.
+            seconds: how long at least.
+            taken_over: waits until the other one has got the work.
+        """
         os.killpg(instance.pid, signal.SIGSTOP)
         try:
             await self.start()
             await asyncio.sleep(seconds)
+            await taken_over()
         finally:
             os.killpg(instance.pid, signal.SIGCONT)
         self._log(FaultEventKind.RESUMED, instance, None)

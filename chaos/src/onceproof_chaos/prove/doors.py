@@ -51,6 +51,16 @@ class Doors:
         """Where the consumer finds its queue; None is AWS."""
         return self._queue.url if self._queue else self._place.servers.sqs_endpoint
 
+    @property
+    def longest_visibility_s(self) -> int:
+        """Seconds for which a loop itself asked to have messages hidden; 0 where it did not."""
+        return self._queue.longest_visibility_s if self._queue else 0
+
+    @property
+    def redelivered(self) -> int | None:
+        """How often a loop got a message that was handed out before; None where that is not seen."""
+        return self._queue.redelivered if self._queue else None
+
     def trap(self, point: str) -> HttpTrap:
         """The trap at a point of these servers."""
         if point == AFTER_EFFECT:

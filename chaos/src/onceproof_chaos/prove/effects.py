@@ -2,8 +2,9 @@
 
 An email that was sent and a parcel that was booked cannot be rolled back. So an effect is recorded in a
 transaction of its own, whatever becomes of the handler's: any POST below `ONCEPROOF_EFFECTS_URL` is one
-row of `prove.effects`. With an Idempotency-Key header a repetition is answered like the first time and
-recorded once, as good providers do.
+row of `prove.effects`. With an Idempotency-Key header a repetition at the same path is answered like the
+first time and recorded once, as good providers do. By path, because several systems may be asked under
+one key.
 """
 
 from __future__ import annotations
@@ -21,9 +22,9 @@ from onceproof_chaos.prove.traps import HttpTrap
 
 _RECORD: Final = """
     INSERT INTO prove.effects (path, idempotency_key, body) VALUES ($1, $2, $3)
-    ON CONFLICT (idempotency_key) DO NOTHING RETURNING id
+    ON CONFLICT (path, idempotency_key) DO NOTHING RETURNING id
 """
-_EARLIER: Final = "SELECT id FROM prove.effects WHERE idempotency_key = $1"
+_EARLIER: Final = "SELECT id FROM prove.effects WHERE path = $1 AND idempotency_key = $2"
 
 
 class Effects(Server):
@@ -65,7 +66,11 @@ class Effects(Server):
             body = json.dumps(json.loads(text))
         except ValueError:
             body = json.dumps(text)
-        number, now = await self._record(request.path, request.headers.get("Idempotency-Key"), body)
+        key = request.headers.get("Idempotency-Key")
+        try:
+            number, now = await self._record(request.path, key, body)
+        except asyncpg.DataError as error:
+            return web.json_response({"error": f"it cannot be recorded: {error}"}, status=400)
         if not await self.trap.held():
             return hang_up(request)
         headers = {} if now else {"Idempotent-Replayed": "true"}
@@ -76,7 +81,7 @@ class Effects(Server):
         number = await self._pool.fetchval(_RECORD, path, key, body)
         if number is not None:
             return int(number), True
-        return int(await self._pool.fetchval(_EARLIER, key)), False
+        return int(await self._pool.fetchval(_EARLIER, path, key)), False
 
 
 __all__ = ["Effects"]

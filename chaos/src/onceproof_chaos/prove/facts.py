@@ -25,7 +25,8 @@ class Facts:
         ends: consumers that ended without us, where that should not happen.
         dead_letters: messages in the DLQ: id and reason.
         error: why the run broke off; None when it did not.
-        blind: invariants that held although nothing had been handled yet; of the control only.
+        blind: whether all invariants held although nothing had been handled; of the control only.
+        held_before: names of those that held then; of the control only.
         written: tables that changed; of the control only.
         effects: effects that the other system recorded.
         seconds: duration of the run.
@@ -40,6 +41,7 @@ class Facts:
     dead_letters: tuple[Mapping[str, str | None], ...] = ()
     error: str | None = None
     blind: bool = False
+    held_before: tuple[str, ...] = ()
     written: tuple[str, ...] = ()
     effects: int = 0
     seconds: float = 0.0
@@ -52,6 +54,7 @@ class Facts:
             "violations": [violation.as_json() for violation in self.violations],
             "ends": list(self.ends),
             "dead_letters": [dict(letter) for letter in self.dead_letters],
+            "held_before": list(self.held_before),
             "written": list(self.written),
         }
 
@@ -68,7 +71,7 @@ class Facts:
         values["violations"] = tuple(
             Violation(v["invariant"], v["count"], tuple(v["rows"])) for v in document["violations"]
         )
-        for name in ("ends", "dead_letters", "written"):
+        for name in ("ends", "dead_letters", "held_before", "written"):
             values[name] = tuple(values[name])
         return cls(**values)
 

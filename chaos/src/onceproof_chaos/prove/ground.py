@@ -38,8 +38,13 @@ _SCHEMA: Final = """
         event_id text PRIMARY KEY, key text, type text NOT NULL, data jsonb NOT NULL);
     CREATE TABLE prove.effects (
         id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY, path text NOT NULL,
-        idempotency_key text UNIQUE, body jsonb NOT NULL,
-        recorded_at timestamptz NOT NULL DEFAULT clock_timestamp());
+        idempotency_key text, body jsonb NOT NULL,
+        recorded_at timestamptz NOT NULL DEFAULT clock_timestamp(),
+        UNIQUE (path, idempotency_key));
+"""
+# A dump of a service that runs with the library has it already, without the row of its revision.
+_NO_LIBRARY: Final = """
+    DROP SCHEMA IF EXISTS onceproof CASCADE; DROP TABLE IF EXISTS public.onceproof_schema_version;
 """
 _TABLES: Final = """
     SELECT format('%I.%I', n.nspname, c.relname)
@@ -49,6 +54,9 @@ _TABLES: Final = """
 """
 _META_COMMAND: Final = re.compile(r"^\\.*$", re.MULTILINE)
 """Of psql, as in the first and last lines of a new `pg_dump`."""
+_DUMP_ADVICE: Final = (
+    "Fit for it is what 'pg_dump --schema-only --no-owner --no-privileges' gives, and any INSERT"
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,10 +102,10 @@ class Ground:
         """A database and a queue with its DLQ for one run; removed at the end."""
         name = f"{self.name}_{number}"
         queue, dead = (f"{name}{suffix}".replace("_", "-") for suffix in ("", "-dlq"))
-        await _execute(
-            self.servers.database_url, f'CREATE DATABASE "{name}" TEMPLATE "{self.name}"'
-        )
         try:
+            await _execute(
+                self.servers.database_url, f'CREATE DATABASE "{name}" TEMPLATE "{self.name}"'
+            )
             await self.broker.ensure_queue(dead, retention_s=QUEUE_RETENTION_S)
             await self.broker.ensure_queue(
                 queue,
@@ -109,9 +117,11 @@ class Ground:
             url = _with_database(self.servers.database_url, name)
             yield Place(self.servers, url, queue, dead, self.tables)
         finally:
-            await self.broker.delete_queue(queue)
-            await self.broker.delete_queue(dead)
-            await _drop(self.servers.database_url, name)
+            try:
+                await self.broker.delete_queue(queue)
+                await self.broker.delete_queue(dead)
+            finally:
+                await _drop(self.servers.database_url, name)
 
     @property
     def template_url(self) -> str:
@@ -131,9 +141,10 @@ async def open_ground(where: Servers, name: str, settings: ProveSettings) -> Asy
     Raises:
         ConfigurationError: the servers cannot be used, or the schema is wrong.
     """
-    version, connections = await _create(where.database_url, name)
+    version, connections = await _server(where.database_url)
     parallel = max(1, min(settings.parallel, connections // _CONNECTIONS))
     try:
+        await _create(where.database_url, name)
         url = _with_database(where.database_url, name)
         tables = await _build(url, settings)
         async with connect(where) as broker:
@@ -149,6 +160,7 @@ async def _build(url: str, settings: ProveSettings) -> tuple[str, ...]:
         for path in settings.schema:
             await _run_script(connection, path)
         await connection.execute("RESET ALL")  # a dump leaves an empty search_path behind
+        await connection.execute(_NO_LIBRARY)
         tables = tuple(row[0] for row in await connection.fetch(_TABLES))
         await connection.execute(_SCHEMA)
         if not settings.kind.in_library:
@@ -167,26 +179,32 @@ async def _run_script(connection: asyncpg.Connection, path: Path) -> None:
     try:
         await connection.execute(_META_COMMAND.sub("", script))
     except asyncpg.PostgresError as error:
-        raise ConfigurationError(f"the schema {path} is refused by Postgres: {error}") from error
+        raise ConfigurationError(
+            f"the schema {path} is refused by Postgres: {error}. {_DUMP_ADVICE}"
+        ) from error
 
 
-async def _create(url: str, name: str) -> tuple[str, int]:
-    """Create a database; the server's version and how many connections it takes."""
+async def _server(url: str) -> tuple[str, int]:
+    """The server's version and how many connections it takes."""
     try:
         connection = await asyncpg.connect(asyncpg_url(url), timeout=10)
     except (OSError, asyncpg.PostgresError) as error:
         raise ConfigurationError(f"the database cannot be reached: {error}") from error
     try:
-        await connection.execute(f'CREATE DATABASE "{name}"')
         version = str(await connection.fetchval("SHOW server_version"))
         return version, int(await connection.fetchval("SHOW max_connections"))
+    finally:
+        await connection.close()
+
+
+async def _create(url: str, name: str) -> None:
+    try:
+        await _execute(url, f'CREATE DATABASE "{name}"')
     except asyncpg.InsufficientPrivilegeError:
         raise ConfigurationError(
             "the database user may not create databases; every run needs one of its own. "
             "Grant it: ALTER ROLE ... CREATEDB"
         ) from None
-    finally:
-        await connection.close()
 
 
 async def _drop(url: str, name: str) -> None:

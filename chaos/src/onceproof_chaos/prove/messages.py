@@ -51,7 +51,10 @@ def make_messages(settings: ProveSettings) -> list[Published]:
     events = _from_function(settings, rng) if settings.events else _from_template(settings, rng)
     if len({event.id for event in events}) < len(events):
         raise ConfigurationError("two events have the same id; each must be an event of its own")
-    return [Published(event, _body(event, raw=settings.raw)) for event in events]
+    try:
+        return [Published(event, _body(event, raw=settings.raw)) for event in events]
+    except (TypeError, ValueError) as error:
+        raise ConfigurationError(f"the data of an event is no JSON: {error}") from None
 
 
 async def publish(broker: SqsBroker, queue: str, messages: Sequence[Published]) -> None:
@@ -105,7 +108,13 @@ def _from_function(settings: ProveSettings, rng: random.Random) -> list[Event]:
     make = load(settings.events, settings.path)
     if not callable(make):
         raise ConfigurationError(f"{settings.events} is no function that makes events")
-    events = list(make(settings.messages, rng))
+    try:
+        events = list(make(settings.messages, rng))
+    except Exception as error:
+        raise ConfigurationError(
+            f"{settings.events} failed: {error!r}; expected: def events(count, rng) that gives "
+            "onceproof.events.Event objects"
+        ) from error
     if not events or not all(isinstance(event, Event) for event in events):
         raise ConfigurationError(f"{settings.events} must give onceproof.events.Event objects")
     return events

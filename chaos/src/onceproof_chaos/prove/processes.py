@@ -15,7 +15,7 @@ from onceproof_chaos.prove.ground import Place
 from onceproof_chaos.prove.points import Kind
 from onceproof_chaos.prove.settings import ProveSettings
 
-_SERVICE: Final = "onceproof_chaos.prove.service"
+_SERVICE: Final = "onceproof_chaos.prove"
 
 
 def environment(

@@ -13,9 +13,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Final, Protocol
 
+import aiohttp
 import asyncpg
 
-from onceproof.errors import OnceproofError
+from onceproof.errors import ConfigurationError, OnceproofError
 from onceproof_chaos import jsonl
 from onceproof_chaos.admin_client import AdminError
 from onceproof_chaos.backend import BackendError
@@ -33,7 +34,11 @@ from onceproof_chaos.runfolder import RunFolder, RunFolderError
 
 _FILE: Final = "prove.json"
 _CONTROL: Final = Cell(CONTROL, Act.NONE)
-_BREAKS_OFF: Final = (OnceproofError, BackendError, AdminError, OSError, asyncpg.PostgresError)
+_FAILURES: Final = (
+    AdminError, OSError, aiohttp.ClientError, asyncpg.PostgresError, asyncpg.InterfaceError,
+)  # fmt: skip
+"""Of servers, files and processes: nobody's bug, so no traceback."""
+_BREAKS_OFF: Final = (OnceproofError, BackendError, *_FAILURES)
 """What ends a run but not the proof."""
 
 
@@ -69,11 +74,19 @@ async def prove(
         observer: told how it gets on.
 
     Raises:
-        ConfigurationError: schema, invariants, data or target cannot be used.
+        ConfigurationError: schema, invariants, data or target cannot be used, or a server fails.
         BackendError: the consumer does not start.
         ValueError: a point does not exist for this kind of target.
     """
-    observer = observer or Unobserved()
+    try:
+        return await _prove(settings, where, root, observer or Unobserved())
+    except _FAILURES as error:
+        raise ConfigurationError(f"the proof broke off: {_said(error)}") from error
+
+
+async def _prove(
+    settings: ProveSettings, where: Servers, root: Path, observer: Observer
+) -> ProveResult:
     messages = make_messages(settings)
     folder = RunFolder.create(root, "prove", settings.seed)
     async with open_ground(where, f"onceproof_prove_{secrets.token_hex(4)}", settings) as ground:
@@ -164,13 +177,17 @@ class _Work:
             try:
                 return await self.run(cell, number)
             except _BREAKS_OFF as error:
-                facts = Facts(cell, error=str(error) or type(error).__name__)
+                facts = Facts(cell, error=_said(error))
                 self._keep(facts)
                 return facts
 
     def _keep(self, facts: Facts) -> None:
         _write(self._folder, str(_evidence(Path(), facts.cell)), facts.as_json())
         self._observer.finished(judge_cell(facts))
+
+
+def _said(error: BaseException) -> str:
+    return str(error) or type(error).__name__
 
 
 def _evidence(path: Path, cell: Cell) -> Path:

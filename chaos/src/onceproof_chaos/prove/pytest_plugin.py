@@ -20,7 +20,7 @@ import threading
 from collections.abc import Callable, Coroutine, Iterator, Mapping, Sequence
 from contextlib import AsyncExitStack
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, Final, Protocol, TypeVar
 
 import pytest
 
@@ -29,6 +29,9 @@ if TYPE_CHECKING:
     from onceproof_chaos.prove.verdict import ProveResult
 
 T = TypeVar("T")
+
+_CLEAN_UP_S: Final = 60.0
+"""For an interrupted proof to remove its processes, databases and queues."""
 
 
 class Prove(Protocol):
@@ -74,6 +77,8 @@ class _LoopThread:
             return future.result()
         except BaseException:
             future.cancel()
+            # Ctrl-C: the servers end next, and what the work has made there must be gone by then.
+            asyncio.run_coroutine_threadsafe(_others_done(), self._loop).result()
             raise
 
     def close(self) -> None:
@@ -81,6 +86,12 @@ class _LoopThread:
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join()
         self._loop.close()
+
+
+async def _others_done() -> None:
+    others = asyncio.all_tasks() - {asyncio.current_task()}
+    if others:
+        await asyncio.wait(others, timeout=_CLEAN_UP_S)
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

@@ -8,6 +8,7 @@ checks signatures, as AWS does, refuses what went through here; the embedded one
 from __future__ import annotations
 
 import json
+import re
 from typing import Final
 from urllib.parse import parse_qs, urlsplit
 
@@ -21,6 +22,10 @@ from onceproof_chaos.prove.traps import HttpTrap
 _RECEIVE: Final = "ReceiveMessage"
 _ACKS: Final = frozenset({"DeleteMessage", "DeleteMessageBatch"})
 _FIND: Final = "GetQueueUrl"
+_HIDES: Final = frozenset({_RECEIVE, "ChangeMessageVisibility", "ChangeMessageVisibilityBatch"})
+_VISIBILITY: Final = re.compile(r'VisibilityTimeout"?\s*[=:]\s*"?(\d+)')
+"""In either protocol."""
+_MESSAGE_ID: Final = re.compile(rb"<MessageId>([^<]+)</MessageId>")
 _HOP_BY_HOP: Final = frozenset(
     {"connection", "keep-alive", "transfer-encoding", "content-length", "te", "upgrade", "expect"}
 )
@@ -42,6 +47,11 @@ class QueueProxy(Server):
             BEFORE_ACK: HttpTrap(),
             AFTER_ACK: HttpTrap(),
         }
+        self.longest_visibility_s = 0
+        """Seconds for which the consumer itself asked to have messages hidden."""
+        self.redelivered = 0
+        """How often a message was handed out that had been before."""
+        self._handed_out: set[str] = set()
         self._upstream = upstream.rstrip("/")
         self._http: aiohttp.ClientSession | None = None
 
@@ -65,14 +75,19 @@ class QueueProxy(Server):
     async def answer(self, request: web.Request) -> web.StreamResponse:
         """Pass a request on, unless a trap says otherwise."""
         body = await request.read()
-        action = operation(request.headers.get("X-Amz-Target", ""), body)
+        action = operation(request.headers.get("X-Amz-Target", ""), body, request.query_string)
+        if action in _HIDES:
+            hidden_s = visibility(body, request.query_string)
+            self.longest_visibility_s = max(self.longest_visibility_s, hidden_s)
         if action in _ACKS and not await self.traps[BEFORE_ACK].held():
             return hang_up(request)
         try:
-            response = await self._ask(request, body)
-        except aiohttp.ClientError:
+            response = await self._ask(request, body, action)
+        except (aiohttp.ClientError, TimeoutError):
             return hang_up(request)
-        if action == _RECEIVE and has_messages(response.body or b""):
+        if action == _RECEIVE and (ids := message_ids(response.body)):
+            self.redelivered += len(self._handed_out & ids)
+            self._handed_out |= ids
             passed = await self.traps[AFTER_RECEIVE].held()
         elif action in _ACKS:
             passed = await self.traps[AFTER_ACK].held()
@@ -80,7 +95,7 @@ class QueueProxy(Server):
             passed = True
         return response if passed else hang_up(request)
 
-    async def _ask(self, request: web.Request, body: bytes) -> web.Response:
+    async def _ask(self, request: web.Request, body: bytes, action: str) -> web.Response:
         assert self._http is not None  # noqa: S101 - started
         async with self._http.request(
             request.method,
@@ -91,7 +106,7 @@ class QueueProxy(Server):
         ) as reply:
             content = await reply.read()
             headers = {k: v for k, v in reply.headers.items() if k.lower() not in _HOP_BY_HOP}
-        if operation(request.headers.get("X-Amz-Target", ""), body) == _FIND:
+        if action == _FIND:
             content = content.replace(_origin(self._upstream), _origin(self.url))
         response = web.Response(status=reply.status, body=content)
         response.headers.extend((k, v) for k, v in headers.items() if k.lower() != "content-type")
@@ -99,22 +114,32 @@ class QueueProxy(Server):
         return response
 
 
-def operation(target: str, body: bytes) -> str:
-    """The operation of a request: by its `X-Amz-Target` header, or `Action` in a form."""
+def operation(target: str, body: bytes, query: str = "") -> str:
+    """The operation of a request: by its `X-Amz-Target` header, or `Action` in a form or the URL."""
     if target:
         return target.rpartition(".")[2]
-    return parse_qs(body.decode(errors="replace")).get("Action", [""])[0]
+    for form in (body.decode(errors="replace"), query):
+        if found := parse_qs(form).get("Action"):
+            return found[0]
+    return ""
 
 
-def has_messages(reply: object) -> bool:
-    """Whether an answer to ReceiveMessage holds any."""
+def visibility(body: bytes, query: str = "") -> int:
+    """The longest visibility timeout in seconds that a request asks for; 0 when it asks for none."""
+    found = _VISIBILITY.findall(f"{body.decode(errors='replace')}&{query}")
+    return max(map(int, found), default=0)
+
+
+def message_ids(reply: object) -> set[str]:
+    """The messages in an answer to ReceiveMessage."""
     if not isinstance(reply, bytes):
-        return False
+        return set()
     try:
         document = json.loads(reply)
     except ValueError:
-        return b"<Message>" in reply
-    return isinstance(document, dict) and bool(document.get("Messages"))
+        return {found.decode() for found in _MESSAGE_ID.findall(reply)}
+    messages = document.get("Messages") if isinstance(document, dict) else None
+    return {message["MessageId"] for message in messages or ()}
 
 
 def _origin(url: str) -> bytes:
@@ -122,4 +147,4 @@ def _origin(url: str) -> bytes:
     return f"{parts.scheme}://{parts.netloc}".encode()
 
 
-__all__ = ["QueueProxy", "has_messages", "operation"]
+__all__ = ["QueueProxy", "message_ids", "operation", "visibility"]

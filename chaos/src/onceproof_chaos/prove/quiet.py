@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from typing import Final
 
 import asyncpg
@@ -21,6 +22,8 @@ from onceproof_chaos.prove.ground import APPLICATION, Place
 
 _POLL_S: Final = 0.1
 _WINDOWS: Final = 2
+_QUERY_TIMEOUT_S: Final = 10.0
+"""A consumer that has locked a table must not hold us up for ever."""
 _EFFECTS: Final = "prove.effects"
 _OPEN: Final = """
     SELECT count(*) FILTER (WHERE datname = current_database() AND backend_xid IS NOT NULL
@@ -37,6 +40,23 @@ _DIGEST: Final = """
 
 State = Mapping[str, str]
 """Digest of the rows of each table."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Level:
+    """What is going on: messages in the queue, transactions that have written, rows.
+
+    `queued` is None where the broker does not answer, `state` where a table is locked.
+    """
+
+    queued: int | None
+    writing: int
+    state: State | None
+
+    @property
+    def idle(self) -> bool:
+        """Whether nothing is going on, as far as one look can tell. What is unknown is not idle."""
+        return self.queued == 0 and not self.writing and self.state is not None
 
 
 class Quiet:
@@ -56,27 +76,29 @@ class Quiet:
         """Whether the server was seen nearly out of connections: what failed then, failed of that."""
 
     async def until_quiet(self, *, timeout_s: float) -> str | None:
-        """Wait until all is quiet; None then, else what was still going on."""
+        """Wait until all is quiet; None then, else what was still going on.
+
+        Args:
+            timeout_s: seconds for it, beside the windows in which it is seen.
+        """
+        timeout_s += self._window_s * _WINDOWS
         deadline = time.monotonic() + timeout_s
         connection = await self._connect()
         try:
-            previous: tuple[int, int, State] | None = None
+            previous: _Level | None = None
+            changed: tuple[str, ...] = ()
             quiet_since = time.monotonic()
             while True:
-                queued = await self._queued()
-                writing, crowded = await connection.fetchrow(_OPEN, APPLICATION)
-                self.crowded |= crowded
-                level = queued, writing, await _state(connection, self._place.tables)
+                level = await self._level(connection)
                 now = time.monotonic()
-                if level != previous or queued or writing:
+                if level != previous or not level.idle:
+                    if previous is not None:
+                        changed = _changed(previous.state, level.state) or changed
                     previous, quiet_since = level, now
                 elif now - quiet_since >= self._window_s * _WINDOWS:
                     return None
                 if now > deadline:
-                    return (
-                        f"not quiet after {timeout_s:.0f} s: {max(queued, 0)} messages in the queue, "
-                        f"{writing} open transactions that have written"
-                    )
+                    return f"not quiet after {timeout_s:.0f} s: {_going_on(level, changed)}"
                 await asyncio.sleep(_POLL_S)
         finally:
             await connection.close()
@@ -84,7 +106,7 @@ class Quiet:
     async def until_empty(self, *, timeout_s: float) -> None:
         """Wait until the queue is empty, or no longer than so many seconds."""
         deadline = time.monotonic() + timeout_s
-        while await self._queued() and time.monotonic() < deadline:  # noqa: ASYNC110 - SQS has no event
+        while await self._queued() != 0 and time.monotonic() < deadline:  # noqa: ASYNC110 - SQS has no event
             await asyncio.sleep(_POLL_S)
 
     async def state(self) -> State:
@@ -105,14 +127,25 @@ class Quiet:
 
     async def _connect(self) -> asyncpg.Connection:
         return await asyncpg.connect(
-            asyncpg_url(self._place.database_url), server_settings={"application_name": APPLICATION}
+            asyncpg_url(self._place.database_url),
+            command_timeout=_QUERY_TIMEOUT_S,
+            server_settings={"application_name": APPLICATION},
         )
 
-    async def _queued(self) -> int:
+    async def _level(self, connection: asyncpg.Connection) -> _Level:
+        queued = await self._queued()
+        writing, crowded = await connection.fetchrow(_OPEN, APPLICATION)
+        self.crowded |= crowded
+        try:
+            return _Level(queued, writing, await _state(connection, self._place.tables))
+        except TimeoutError:
+            return _Level(queued, writing, None)
+
+    async def _queued(self) -> int | None:
         try:
             return (await self._subscriber.depth()).total
         except BrokerUnavailableError:
-            return -1  # unknown is not empty
+            return None
 
 
 async def _state(connection: asyncpg.Connection, tables: Iterable[str]) -> State:
@@ -124,7 +157,26 @@ async def _state(connection: asyncpg.Connection, tables: Iterable[str]) -> State
 
 def written(before: State, after: State) -> tuple[str, ...]:
     """The user's tables that changed."""
-    return tuple(t for t in after if t != _EFFECTS and before.get(t) != after[t])
+    return tuple(table for table in _changed(before, after) if table != _EFFECTS)
+
+
+def _changed(before: State | None, after: State | None) -> tuple[str, ...]:
+    if before is None or after is None:
+        return ()
+    return tuple(table for table in after if before.get(table) != after[table])
+
+
+def _going_on(level: _Level, changed: Iterable[str]) -> str:
+    queued = "an unknown number of" if level.queued is None else level.queued
+    words = [
+        f"{queued} messages in the queue",
+        f"{level.writing} open transactions that have written",
+    ]
+    if level.state is None:
+        words.append(f"the tables cannot be read within {_QUERY_TIMEOUT_S:.0f} s; is one locked?")
+    if changed:
+        words.append(f"the last change was in {', '.join(changed)}")
+    return ", ".join(words)
 
 
 __all__ = ["Quiet", "State", "written"]

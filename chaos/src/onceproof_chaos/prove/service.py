@@ -7,7 +7,6 @@ the same shutdown. So what is proved is what runs in production.
 from __future__ import annotations
 
 import asyncio
-import sys
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -132,7 +131,3 @@ def consumer_settings(settings: ProveServiceSettings) -> ConsumerSettings:
         drain_timeout_s=5.0,
         fixes=replace(HARDENED, inbox=settings.prove_inbox),
     )
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Final
 
-from onceproof_chaos.prove.invariants import Invariant
+from onceproof_chaos.prove.invariants import Invariant, parse
 from onceproof_chaos.prove.points import Kind, check_points
 
 EVENT_TYPE: Final = "dev.onceproof.prove.message"
@@ -37,7 +37,7 @@ class ProveSettings:
         max_receive_count: deliveries before a message goes to the DLQ.
         parallel: runs at the same time; each has databases, queues and processes of its own. Fewer
             where Postgres' `max_connections` does not go so far.
-        drain_timeout_s: for a run to become quiet.
+        drain_timeout_s: for a run to become quiet, beside the time in which it is seen to be.
     """
 
     target: str
@@ -61,8 +61,13 @@ class ProveSettings:
     def __post_init__(self) -> None:
         if not self.invariants:
             raise ValueError("an invariant is needed: SQL that finds what must not be")
-        if self.kind is not Kind.COMMAND and not _is_import_path(self.target):
+        if self.kind is Kind.COMMAND:
+            if not shlex.split(self.target):
+                raise ValueError("the command is empty")
+        elif not _is_import_path(self.target):
             raise ValueError(f"{self.target!r} is no import path; expected my_service:handle")
+        if self.events is not None and not _is_import_path(self.events):
+            raise ValueError(f"{self.events!r} is no import path; expected my_service:events")
         if self.kind.in_library and self.raw:
             raise ValueError("the library's consumer reads CloudEvents; raw data is for own loops")
         if not self.kind.in_library and not self.inbox:
@@ -95,11 +100,9 @@ class ProveSettings:
         for path in self.schema:
             words += ["--schema", str(path)]
         for invariant in self.invariants:
-            named = invariant.name.isidentifier()
-            words += [
-                "--invariant",
-                f"{invariant.name}={invariant.sql}" if named else invariant.sql,
-            ]
+            text = f"{invariant.name}={invariant.sql}"
+            # A name that was given by us is given again.
+            words += ["--invariant", text if parse([text]) == (invariant,) else invariant.sql]
         for point in self.points:
             words += ["--point", point]
         given = {

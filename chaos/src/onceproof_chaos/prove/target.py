@@ -37,7 +37,8 @@ def load(import_path: str, folder: Path) -> Any:  # noqa: ANN401 - whatever it i
         ) from error
     except AttributeError as error:
         raise ConfigurationError(f"{import_path} does not exist: {error}") from error
-    except Exception as error:
+    # A script that calls `sys.exit(main())` when it is imported would end the proof as if all held.
+    except (Exception, SystemExit) as error:
         raise ConfigurationError(f"importing {import_path} failed: {error!r}") from error
 
 
@@ -49,8 +50,9 @@ def load_target(import_path: str, folder: Path, kind: Kind) -> Any:  # noqa: ANN
     """
     target = load(import_path, folder)
     shape, parameters = _SHAPES[kind]
-    call = target if inspect.isroutine(target) else getattr(target, "__call__", None)  # noqa: B004
-    if not inspect.iscoroutinefunction(call):
+    # A function or partial, or an object whose call is one.
+    call = getattr(target, "__call__", None)  # noqa: B004
+    if not (inspect.iscoroutinefunction(target) or inspect.iscoroutinefunction(call)):
         raise ConfigurationError(f"{import_path} is no async function; expected: {shape}")
     try:
         inspect.signature(target).bind(*range(parameters))

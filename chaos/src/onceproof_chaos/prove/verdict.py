@@ -180,16 +180,24 @@ def _sight(runs: Sequence[Facts]) -> tuple[list[str], list[str]]:
             "The invariants held before anything was handled, so they cannot see a lost message. "
             "Join prove.published to say what must be there."
         )
-    unseen = twice is not None and twice.error is None and not twice.violations
-    if unseen:
+    if twice is not None and twice.error is not None:
+        warnings.append(f"Whether the invariants see a repetition is not known: {twice.error}")
+    elif twice is not None and not twice.violations:
         warnings.append(
             "The invariants held when every event came twice and the library recognised nothing: either "
             "handler or tables refuse a repetition by themselves, or the invariants cannot see one."
         )
-    if control.blind and (unseen or twice is None):
+    broken = {violation.invariant for facts in runs for violation in facts.violations}
+    if control.blind and not broken:
         return warnings, [
             "The invariants were never seen to break, so that they hold proves nothing."
         ]
+    # One that can break must not vouch for another that cannot.
+    unseen = [name for name in control.held_before if name not in broken]
+    if unseen:
+        warnings.append(
+            f"Never seen to break: {', '.join(unseen)}. An invariant that can only hold says nothing."
+        )
     return warnings, []
 
 
