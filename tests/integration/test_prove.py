@@ -178,6 +178,27 @@ def test_any_command_can_be_proved_from_outside(prove, tmp_path, key, broken):
     assert code == (FAIL if broken else PASS)
 
 
+def test_a_stall_that_the_messages_stay_hidden_for_proves_nothing(prove, tmp_path):
+    (tmp_path / "consumer.py").write_text(
+        COMMAND.replace("WaitTimeSeconds=1", "WaitTimeSeconds=1, VisibilityTimeout=30")
+    )
+    code, result = prove(
+        "--command", f"{sys.executable} consumer.py", "--raw", "--point", "database.before_commit"
+    )  # fmt: skip
+    assert code == INCONCLUSIVE
+    assert statuses(result)["database.before_commit", "stall"] == "inconclusive"
+    assert any("give --visibility 30" in reason for reason in result["reasons"]), result["reasons"]
+
+
+def test_a_consumer_that_starts_slowly_meets_the_zombie_all_the_same(prove, tmp_path):
+    (tmp_path / "consumer.py").write_text(f"import time; time.sleep(8)\n{COMMAND}")
+    code, result = prove(
+        "--command", f"{sys.executable} consumer.py", "--raw", "--point", "database.before_commit"
+    )  # fmt: skip
+    assert code == FAIL
+    assert statuses(result)["database.before_commit", "stall"] == "broken"
+
+
 def test_a_loop_that_ends_at_once_is_said_to(prove, tmp_path):
     code, message = prove("shop:consume", "--own-loop")
     assert code == UNUSABLE

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from onceproof.telemetry import ORDER_ID
+from onceproof.telemetry import EVENT_ID, MESSAGE_EVENT, MESSAGE_ID, ORDER_ID
 from onceproof_chaos import jsonl
 from onceproof_chaos.ablation.cell import (
     _breaches,
@@ -98,15 +98,23 @@ def test_who_reached_the_crash_point_was_struck(tmp_path: Path) -> None:
     assert _struck(run, KILL) == ("o-1", "o-2")
 
 
-def test_whose_handler_was_slower_than_the_visibility_timeout_was_struck(tmp_path: Path) -> None:
+def test_who_was_in_hand_for_longer_than_the_visibility_timeout_was_struck(tmp_path: Path) -> None:
     run: RunFolder = _run_folder(tmp_path, "x")
     with jsonl.Appender(run.spans_path) as log:
-        for order, seconds, kind in (
-            ("o-1", VISIBILITY_S + 1, "process"),
-            ("o-2", VISIBILITY_S - 1, "process"),
-            ("o-3", VISIBILITY_S + 1, "receive"),
+        # o-3 is handled fast, but has waited behind o-1 since it was received.
+        for order, begins, ends in (
+            ("o-1", 1.0, 1.0 + VISIBILITY_S + 1),
+            ("o-2", 1.0, 1.0 + VISIBILITY_S - 1),
+            ("o-3", 1.0 + VISIBILITY_S, 1.0 + VISIBILITY_S + 0.5),
         ):
-            attributes = {ORDER_ID: order, "messaging.operation.type": kind}
-            span = Span("x", "t", "s", 1.0, 1.0 + seconds, attributes=attributes)
-            log.append(span.as_json())
-    assert _struck(run, SLOW) == ("o-1",)
+            of = {EVENT_ID: f"e-{order}", MESSAGE_ID: f"m-{order}", ORDER_ID: order}
+            received = {"name": MESSAGE_EVENT, "attributes": of}
+            receive = Span("x", "t", "r", 0.0, 1.0, attributes=kind("receive"), events=(received,))
+            process = Span("x", "t", "p", begins, ends, attributes=of | kind("process"))
+            log.append(receive.as_json())
+            log.append(process.as_json())
+    assert _struck(run, SLOW) == ("o-1", "o-3")
+
+
+def kind(name: str) -> dict[str, str]:
+    return {"messaging.operation.type": name}

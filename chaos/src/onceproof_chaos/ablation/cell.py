@@ -18,11 +18,13 @@ from onceproof_chaos.ablation.trial import Trial, Unwatched
 from onceproof_chaos.conduct import FaultLog, conclude, versions_of
 from onceproof_chaos.drain import Drain
 from onceproof_chaos.environment import Servers, Stage, connect, stage
+from onceproof_chaos.explain.deliveries import deliveries_of, orders_of
 from onceproof_chaos.faultlog import FaultEventKind
 from onceproof_chaos.history import Outcome
 from onceproof_chaos.plan import Plan
 from onceproof_chaos.runfolder import RunFolder
 from onceproof_chaos.settings import CampaignSettings
+from onceproof_chaos.spans import Span
 from onceproof_chaos.verdict import BreachKind, Verdict
 
 _DRAIN_TIMEOUT_S: Final = 90.0
@@ -137,16 +139,27 @@ def _run_folder(cells: Path, name: str) -> RunFolder:
 
 
 def _struck(run: RunFolder, fault: AblationFault) -> tuple[str, ...]:
-    """The orders that met the fault: reached its crash point, or kept a handler for too long."""
+    """The orders that met the fault: reached its crash point, or were in hand for too long."""
     if fault.slow:
-        late = {
-            span.order_id
-            for span in run.spans()
-            if span.is_process and span.end - span.start > VISIBILITY_S
-        }
+        late = _in_hand_for_too_long(list(run.spans()))
     else:
-        late = {e.order for e in run.faults() if e.event is FaultEventKind.REACHED}
-    return tuple(sorted(order for order in late if order))
+        late = {e.order for e in run.faults() if e.event is FaultEventKind.REACHED and e.order}
+    return tuple(sorted(late))
+
+
+def _in_hand_for_too_long(spans: Sequence[Span]) -> set[str]:
+    """Orders that were handled for longer than the visibility, counted from their receipt.
+
+    Slow handlers keep others waiting in the prefetch, whose visibility runs meanwhile.
+    """
+    orders = orders_of(spans)
+    return {
+        orders[event]
+        for event, deliveries in deliveries_of(spans).items()
+        for delivery in deliveries.values()
+        if event in orders and delivery.handled is not None
+        if delivery.handled.span.end - delivery.known_at > VISIBILITY_S
+    }
 
 
 def _breaches(verdict: Verdict) -> dict[BreachKind, tuple[str, ...]]:
