@@ -101,11 +101,14 @@ async def test_a_table_that_a_consumer_has_locked_holds_nobody_up(empty_database
     await consumer.execute("CREATE TABLE done (key text)")
     where = Servers(empty_database_url, None, {})
     place = Place(where, empty_database_url, "q", "dlq", ("public.done",))
-    watch = Quiet(place, SimpleNamespace(depth=depth), window_s=0.1)
+    queue = SimpleNamespace(depth=depth)
+    watch = Quiet(place, queue, window_s=0.1)
     async with consumer.transaction():
         await consumer.execute("LOCK TABLE done IN ACCESS EXCLUSIVE MODE")
         reason = await watch.until_quiet(timeout_s=0.2)
         assert reason is not None
         assert "is one locked?" in reason
     assert await watch.until_quiet(timeout_s=5) is None
+    # With a long visibility timeout, to see that all is quiet takes longer than to become so.
+    assert await Quiet(place, queue, window_s=1).until_quiet(timeout_s=1) is None
     await consumer.close()

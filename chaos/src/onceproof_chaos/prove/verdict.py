@@ -195,9 +195,7 @@ def _sight(runs: Sequence[Facts]) -> tuple[list[str], list[str]]:
     # One that can break must not vouch for another that cannot.
     unseen = [name for name in control.held_before if name not in broken]
     if unseen:
-        warnings.append(
-            f"Never seen to break: {', '.join(unseen)}. An invariant that can only hold says nothing."
-        )
+        warnings.append(f"Never seen to break, and perhaps unable to: {', '.join(unseen)}.")
     return warnings, []
 
 
