@@ -9,10 +9,11 @@ from datetime import datetime
 from typing import Any, Final
 
 from rich.console import Console, Group, RenderableType
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.progress import Progress
 from rich.table import Table
 from rich.text import Text
 
+from onceproof.cli.progress import progress_bars
 from onceproof.dlq import Fate, Forecast, Judged, Letter, Summary, Survey, Trail
 from onceproof.ports import QueueDepth
 
@@ -69,15 +70,7 @@ def _bars(console: Console) -> Iterator[Progress | None]:
     if not console.is_terminal:
         yield None
         return
-    with Progress(
-        TextColumn("{task.description}"),
-        BarColumn(bar_width=30),
-        MofNCompleteColumn(),
-        TimeElapsedColumn(),
-        TextColumn("{task.fields[note]}"),
-        console=console,
-        transient=True,
-    ) as bars:
+    with progress_bars(console) as bars:
         yield bars
 
 

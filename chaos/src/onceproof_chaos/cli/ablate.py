@@ -11,6 +11,7 @@ from typing import Annotated, Any, Final
 
 import typer
 
+from onceproof.cli.progress import progress_bars
 from onceproof_chaos.ablation.ablation import DEFAULT_ORDERS, Place, Wanted
 from onceproof_chaos.ablation.ablation import ablate as run_ablation
 from onceproof_chaos.ablation.agreement import Agreement
@@ -21,7 +22,6 @@ from onceproof_chaos.ablation.matrix import Matrix
 from onceproof_chaos.ablation.prediction import VARIANTS
 from onceproof_chaos.ablation.results import AblationFolder
 from onceproof_chaos.ablation.run import MAX_PARALLEL, default_parallel
-from onceproof_chaos.cli.display import progress_bars
 from onceproof_chaos.cli.options import (
     DatabaseUrl,
     Exit,

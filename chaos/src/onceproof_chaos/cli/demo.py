@@ -10,8 +10,9 @@ from typing import Annotated, Any, Final
 
 import typer
 
+from onceproof.cli.progress import progress_bars
 from onceproof_chaos.campaign import run_campaign
-from onceproof_chaos.cli.display import Display, kills_table, progress_bars, verdict_table
+from onceproof_chaos.cli.display import Display, kills_table, verdict_table
 from onceproof_chaos.cli.options import (
     DatabaseUrl,
     Exit,

@@ -7,9 +7,10 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.progress import Progress
 from rich.table import Table
 
+from onceproof.cli.progress import progress_bars
 from onceproof.crashpoints import Action
 from onceproof_chaos.faultlog import FaultEvent, FaultEventKind
 from onceproof_chaos.plan import Plan
@@ -57,21 +58,6 @@ class Display:
             self._kills[event.point or ""] += 1
         note = f"{self._kills.total()} kills" if self._kills else ""
         self._bars.update(self._faults, completed=len(self._reached), note=note)
-
-
-@contextmanager
-def progress_bars(console: Console) -> Iterator[Progress]:
-    """Bars on `console`, gone when the block ends."""
-    with Progress(
-        TextColumn("{task.description}"),
-        BarColumn(bar_width=30),
-        MofNCompleteColumn(),
-        TimeElapsedColumn(),
-        TextColumn("{task.fields[note]}"),
-        console=console,
-        transient=True,
-    ) as bars:
-        yield bars
 
 
 @contextmanager

@@ -11,9 +11,10 @@ from typing import Annotated, Final
 import typer
 from rich.table import Table
 
+from onceproof.cli.progress import progress_bars
 from onceproof.crashpoints import ALL_POINTS, Action
 from onceproof_chaos.campaign import run_campaign
-from onceproof_chaos.cli.display import Display, progress_bars, verdict_table
+from onceproof_chaos.cli.display import Display, verdict_table
 from onceproof_chaos.cli.options import (
     DatabaseUrl,
     Exit,

@@ -8,9 +8,9 @@ from typing import Final, Self
 
 from rich.console import Console
 from rich.markup import escape
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
+from onceproof.cli.progress import progress_bars
 from onceproof_chaos.prove.points import ADVICE, MEANING, WITHOUT_INBOX, Act
 from onceproof_chaos.prove.verdict import Judged, ProveResult, Status
 
@@ -28,15 +28,7 @@ class ProveBars:
     """A bar of runs; see `prove.proof.Observer`."""
 
     def __init__(self, console: Console) -> None:
-        self._bars = Progress(
-            TextColumn("{task.description}"),
-            BarColumn(bar_width=30),
-            MofNCompleteColumn(),
-            TimeElapsedColumn(),
-            TextColumn("{task.fields[note]}"),
-            console=console,
-            transient=True,
-        )
+        self._bars = progress_bars(console)
         self._task = self._bars.add_task("runs", total=None, note="starting servers")
         self._any, self._broken = False, 0
 
