@@ -49,6 +49,32 @@ class Level:
         return self.queued == 0 and self.pending == 0
 
 
+class QuietWindows:
+    """Tells when nothing has happened for two windows in a row.
+
+    Args:
+        window_s: seconds of one window; longer than the visibility timeout.
+    """
+
+    def __init__(self, window_s: float) -> None:
+        self.total_s = window_s * _QUIET_WINDOWS
+        self._previous: object = None
+        self._since = time.monotonic()
+
+    def over(self, level: object, *, idle: bool) -> bool:
+        """Whether both windows have passed, now that `level` is seen.
+
+        Args:
+            level: what is going on; a level that differs from the one before begins them anew.
+            idle: whether that is nothing; if not, they begin anew as well.
+        """
+        now = time.monotonic()
+        if level != self._previous or not idle:
+            self._previous, self._since = level, now
+            return False
+        return now - self._since >= self.total_s
+
+
 class Drain:
     """Watches a stage until it is quiet.
 
@@ -85,16 +111,12 @@ class Drain:
         pipeline = await asyncpg.connect(asyncpg_url(self._stage.database_url))
         provider = await asyncpg.connect(asyncpg_url(self._stage.provider_database_url))
         try:
-            previous: Level | None = None
-            quiet_since = time.monotonic()
+            windows = QuietWindows(self._window_s)
             while not enough():
                 level = await self._level(pipeline, provider)
-                now = time.monotonic()
-                if level != previous or not level.empty or not idle():
-                    previous, quiet_since = level, now
-                elif now - quiet_since >= self._window_s * _QUIET_WINDOWS:
+                if windows.over(level, idle=level.empty and idle()):
                     return None
-                if now > deadline:
+                if time.monotonic() > deadline:
                     return (
                         f"not quiet after {timeout_s:.0f} s: {level.queued} messages in the queue, "
                         f"{level.pending} rows in the outbox, "

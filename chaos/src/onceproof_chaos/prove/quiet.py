@@ -17,11 +17,11 @@ import asyncpg
 
 from onceproof.errors import BrokerUnavailableError
 from onceproof.ports import Subscriber
+from onceproof_chaos.drain import QuietWindows
 from onceproof_chaos.environment import asyncpg_url
 from onceproof_chaos.prove.ground import APPLICATION, Place
 
 _POLL_S: Final = 0.1
-_WINDOWS: Final = 2
 _QUERY_TIMEOUT_S: Final = 10.0
 """A consumer that has locked a table must not hold us up for ever."""
 _EFFECTS: Final = "prove.effects"
@@ -81,23 +81,20 @@ class Quiet:
         Args:
             timeout_s: seconds for it, beside the windows in which it is seen.
         """
-        timeout_s += self._window_s * _WINDOWS
+        windows = QuietWindows(self._window_s)
+        timeout_s += windows.total_s
         deadline = time.monotonic() + timeout_s
         connection = await self._connect()
         try:
-            previous: _Level | None = None
+            previous: State | None = None
             changed: tuple[str, ...] = ()
-            quiet_since = time.monotonic()
             while True:
                 level = await self._level(connection)
-                now = time.monotonic()
-                if level != previous or not level.idle:
-                    if previous is not None:
-                        changed = _changed(previous.state, level.state) or changed
-                    previous, quiet_since = level, now
-                elif now - quiet_since >= self._window_s * _WINDOWS:
+                if windows.over(level, idle=level.idle):
                     return None
-                if now > deadline:
+                changed = _changed(previous, level.state) or changed
+                previous = level.state
+                if time.monotonic() > deadline:
                     return f"not quiet after {timeout_s:.0f} s: {_going_on(level, changed)}"
                 await asyncio.sleep(_POLL_S)
         finally:
