@@ -118,7 +118,10 @@ def same_or_unknown(whole: dict[tuple[str, int], Reason], records: Records) -> N
 
 
 def test_an_order_is_explained_by_its_id_and_by_its_events(run: RunFolder) -> None:
-    order = next(o for o in explain_all(Index(of_run(run))) if len(o.redeliveries) > 1)
+    # The one that came again most often. How often that is, is chance: an order has one fault of its
+    # own, and meets those of others when their process dies.
+    order = max(explain_all(Index(of_run(run))), key=lambda o: len(o.redeliveries))
+    assert order.redeliveries
     code, by_order = onceproof("explain", order.order_id, "--run", str(run.path))
     _, by_event = onceproof("explain", by_order["events"][0], "--run", str(run.path))
     assert by_order == by_event
