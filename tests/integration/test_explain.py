@@ -17,6 +17,7 @@ from typer.testing import CliRunner
 from onceproof.cli.app import build
 from onceproof.errors import ConfigurationError
 from onceproof_chaos.campaign import run_campaign
+from onceproof_chaos.conduct import Unwatched
 from onceproof_chaos.environment import Servers
 from onceproof_chaos.evidence import Evidence
 from onceproof_chaos.explain import Index, Reason, Records, explain_all, explain_order
@@ -32,12 +33,6 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
 ORDERS = 100
 SINGLE_PIECES = 150
 SAMPLES = 20
-
-
-class Silent:
-    def phase(self, text: str) -> None: ...
-    def order_finished(self) -> None: ...
-    def fault(self, event: object) -> None: ...
 
 
 @pytest.fixture(scope="module")
@@ -59,7 +54,7 @@ def run(
                 settings,
                 Servers(url, sqs_endpoint, aws),
                 tmp_path_factory.mktemp("runs"),
-                Silent(),
+                Unwatched(),
             )
         await postgres_server.server.drop_database(name)
         return folder

@@ -16,6 +16,7 @@ import pytest
 
 from onceproof.crashpoints import CONSUMER_BEFORE_CHARGE, Action
 from onceproof_chaos.campaign import run_campaign
+from onceproof_chaos.conduct import Unwatched
 from onceproof_chaos.environment import Servers
 from onceproof_chaos.plan import Fault, Plan, order_id
 from onceproof_chaos.runfolder import RunFolder
@@ -25,12 +26,6 @@ from onceproof_chaos.verdict import Result
 pytestmark = pytest.mark.slow
 
 PASS, FAIL, UNUSABLE, INCONCLUSIVE = 0, 1, 2, 3
-
-
-class Silent:
-    def phase(self, text): ...
-    def order_finished(self): ...
-    def fault(self, event): ...
 
 
 @pytest.fixture
@@ -158,7 +153,7 @@ async def test_a_fault_that_is_never_reached_makes_the_run_inconclusive(
     )
     async with asyncio.timeout(100):
         folder, verdict = await run_campaign(
-            settings, where, tmp_path, Silent(), plan=Plan(5, 3, (fault,))
+            settings, where, tmp_path, Unwatched(), plan=Plan(5, 3, (fault,))
         )
     assert verdict.verdict is Result.INCONCLUSIVE
     assert any("late" in reason for reason in verdict.reasons)

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import AsyncExitStack
+from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 
 import aiohttp
 
@@ -20,7 +23,7 @@ from onceproof_chaos.runfolder import RunFolder
 from onceproof_chaos.settings import CampaignSettings
 from onceproof_chaos.verdict import Verdict
 from onceproof_chaos.wiring import environments
-from onceproof_chaos.workload import Workload, generate
+from onceproof_chaos.workload import Order, Workload, generate
 
 
 async def run_campaign(
@@ -66,28 +69,37 @@ async def run_campaign(
         faults = stack.enter_context(FaultLog(run, progress))
         drain_reason: str | None = "the run was aborted"
         try:
-            drain_reason = await _carry_out(settings, plan, place, run, drain, faults, progress)
+            drain_reason = await carry_out(
+                settings, plan, place, run, drain, faults, progress,
+                lambda load: load.send(generate(settings.seed, settings.orders, settings.run)),
+            )  # fmt: skip
         except Exception as error:
             drain_reason = f"the run was aborted: {error}"
             raise
         finally:
             # Also what an aborted run leaves can be looked at, and is never a pass.
             progress.phase("collecting evidence")
-            verdict = await conclude(
-                run,
-                settings,
-                database_url=place.database_url,
-                provider_database_url=place.provider_database_url,
-                dead_letters=await drain.dead_letters(),
-                drain_reason=drain_reason,
-                began=began,
-                versions=versions_of(place.postgres_version),
-                command=command,
-            )
+            verdict = await conclude_stage(
+                run, settings, place, drain,
+                drain_reason=drain_reason, began=began, command=command,
+            )  # fmt: skip
     return run, verdict
 
 
-async def _carry_out(
+@dataclass(frozen=True, slots=True)
+class Load:
+    """What places a run's orders.
+
+    Args:
+        send: gives orders to the producers, and returns when each has an outcome.
+        nemesis: of the run.
+    """
+
+    send: Callable[[Sequence[Order]], Awaitable[None]]
+    nemesis: Nemesis
+
+
+async def carry_out(
     settings: CampaignSettings,
     plan: Plan,
     place: Stage,
@@ -95,30 +107,61 @@ async def _carry_out(
     drain: Drain,
     faults: FaultLog,
     progress: Progress,
+    place_orders: Callable[[Load], Awaitable[None]],
+    *,
+    special: Mapping[Role, Mapping[str, str]] = MappingProxyType({}),
 ) -> str | None:
-    """Load under faults until all is quiet; why the drain gave up, or None."""
+    """Start the services, load them under faults until all is quiet, and stop them.
+
+    Args:
+        settings: of the run.
+        plan: its faults.
+        place: its databases and queues.
+        run: its folder, which gets history and logs.
+        drain: of the same place.
+        faults: gets what the nemesis sees and does.
+        progress: told how it gets on.
+        place_orders: places the orders, all at once or in its own way.
+        special: environment by role, beside what `settings` say.
+
+    Returns:
+        Why the drain gave up, or None.
+
+    Raises:
+        BackendError: a service did not start.
+    """
     async with AsyncExitStack() as stack:
         http = await stack.enter_async_context(aiohttp.ClientSession())
-        backend = ProcessBackend(environments(settings, place, run), run.logs, http)
+        environment = {
+            role: {**variables, **special.get(role, {})}
+            for role, variables in environments(settings, place, run).items()
+        }
+        backend = ProcessBackend(environment, run.logs, http)
         stack.push_async_callback(backend.stop)
         nemesis = Nemesis(plan, backend, settings.fixes, AdminClient(http), faults.append)
 
-        async def place_orders() -> None:
+        async def place_and_record() -> None:
             with HistoryWriter(run.history_path) as history:
-                await Workload(
-                    generate(settings.seed, settings.orders, settings.run),
-                    lambda: [i.http_url for i in backend.instances(Role.PRODUCER) if i.http_url],
-                    history,
-                    rate_per_s=settings.rate_per_s,
-                    concurrency=settings.clients,
-                    seed=settings.seed,
-                    on_finished=lambda _: progress.order_finished(),
-                ).run()
+
+                async def send(orders: Sequence[Order]) -> None:
+                    await Workload(
+                        orders,
+                        lambda: [
+                            i.http_url for i in backend.instances(Role.PRODUCER) if i.http_url
+                        ],
+                        history,
+                        rate_per_s=settings.rate_per_s,
+                        concurrency=settings.clients,
+                        seed=settings.seed,
+                        on_finished=lambda _: progress.order_finished(),
+                    ).run()
+
+                await place_orders(Load(send, nemesis))
 
         reason = await conduct(
             nemesis,
             drain,
-            place_orders,
+            place_and_record,
             replicas=settings.replicas,
             drain_timeout_s=settings.drain_timeout_s,
             progress=progress,
@@ -127,4 +170,28 @@ async def _carry_out(
         return reason
 
 
-__all__ = ["Progress", "run_campaign"]
+async def conclude_stage(
+    run: RunFolder,
+    settings: CampaignSettings,
+    place: Stage,
+    drain: Drain,
+    *,
+    drain_reason: str | None,
+    began: float,
+    command: str | None,
+) -> Verdict:
+    """Judge a run on databases and queues of its own; see `conclude`."""
+    return await conclude(
+        run,
+        settings,
+        database_url=place.database_url,
+        provider_database_url=place.provider_database_url,
+        dead_letters=await drain.dead_letters(),
+        drain_reason=drain_reason,
+        began=began,
+        versions=versions_of(place.postgres_version),
+        command=command,
+    )
+
+
+__all__ = ["Load", "Progress", "carry_out", "conclude_stage", "run_campaign"]

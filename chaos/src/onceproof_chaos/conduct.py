@@ -42,6 +42,19 @@ class Progress(Protocol):
         """The nemesis saw or did something."""
 
 
+class Unwatched:
+    """Progress at which nobody looks."""
+
+    def phase(self, text: str) -> None:
+        """Nothing."""
+
+    def order_finished(self) -> None:
+        """Nothing."""
+
+    def fault(self, event: FaultEvent) -> None:
+        """Nothing; it is in the run folder."""
+
+
 class FaultLog:
     """Writes the nemesis' events to the run folder and to the progress display.
 
@@ -211,4 +224,4 @@ def _load_began(run: RunFolder, otherwise: float) -> float:
     return min((entry.started_at for entry in run.history().finished.values()), default=otherwise)
 
 
-__all__ = ["FaultLog", "Progress", "conclude", "conduct", "versions_of"]
+__all__ = ["FaultLog", "Progress", "Unwatched", "conclude", "conduct", "versions_of"]

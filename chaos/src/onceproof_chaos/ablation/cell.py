@@ -14,8 +14,9 @@ from uuid import uuid4
 
 from onceproof_chaos.ablation.faults import FAULTS, VISIBILITY_S, AblationFault
 from onceproof_chaos.ablation.results import Cell, CellResult
-from onceproof_chaos.ablation.trial import Trial, Unwatched
-from onceproof_chaos.conduct import FaultLog, conclude, versions_of
+from onceproof_chaos.ablation.trial import Trial
+from onceproof_chaos.campaign import conclude_stage
+from onceproof_chaos.conduct import FaultLog, Unwatched
 from onceproof_chaos.drain import Drain
 from onceproof_chaos.environment import Servers, Stage, connect, stage
 from onceproof_chaos.explain.deliveries import deliveries_of, orders_of
@@ -73,17 +74,10 @@ class CellRunner:
             with FaultLog(run, Unwatched()) as log:
                 trial = Trial(settings, fault, plan, place, run)
                 drain_reason = await trial.load(broker, drain, log)
-            verdict = await conclude(
-                run,
-                settings,
-                database_url=place.database_url,
-                provider_database_url=place.provider_database_url,
-                dead_letters=await drain.dead_letters(),
-                drain_reason=drain_reason,
-                began=began,
-                versions=versions_of(place.postgres_version),
-                command=self._command(cell),
-            )
+            verdict = await conclude_stage(
+                run, settings, place, drain,
+                drain_reason=drain_reason, began=began, command=self._command(cell),
+            )  # fmt: skip
         struck = _struck(run, fault)
         return CellResult(
             cell=cell,
