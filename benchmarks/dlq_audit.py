@@ -53,12 +53,16 @@ def audit_problems(
 
 def starts(path: Path) -> int:
     """How often the log says that a redrive was begun anew."""
-    return sum(record["step"] == "started" for record in _records(path, []))
+    return _count(path, "started")
 
 
 def resumptions(path: Path) -> int:
     """How often the log says that a redrive was resumed."""
-    return sum(record["step"] == "resumed" for record in _records(path, []))
+    return _count(path, "resumed")
+
+
+def _count(path: Path, step: str) -> int:
+    return sum(record["step"] == step for record in _records(path, []))
 
 
 def _records(path: Path, problems: list[str]) -> list[dict[str, Any]]:

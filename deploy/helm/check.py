@@ -67,10 +67,12 @@ def run(*command: str | Path, stdin: str | None = None) -> str:
     return output
 
 
-def template(*arguments: str | Path, kubernetes: str = NEWEST_KUBERNETES) -> str:
+def template(
+    *arguments: str | Path, kubernetes: str = NEWEST_KUBERNETES, namespace: str = NAMESPACE
+) -> str:
     """The rendered chart."""
     return run(
-        "helm", "template", RELEASE, CHART, "--namespace", NAMESPACE, "--kube-version", kubernetes,
+        "helm", "template", RELEASE, CHART, "--namespace", namespace, "--kube-version", kubernetes,
         *arguments,
     )  # fmt: skip
 

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, Final
 
 import yaml
-from check import CHART, HERE, NEWEST_KUBERNETES, CheckError, run
+from check import HERE, CheckError, run, template
 
 TESTS: Final = HERE / "rules_test.yaml"
 RUNBOOK: Final = HERE.parents[1] / "docs" / "runbook.md"
@@ -24,11 +24,10 @@ RUNBOOK_URL: Final = "https://runbook.test/"
 
 def rendered() -> dict[str, Any]:
     """The rules of the chart, as a Prometheus rule file."""
-    manifest = run(
-        "helm", "template", "onceproof", CHART, "--namespace", "shop",
-        "--kube-version", NEWEST_KUBERNETES,
+    manifest = template(
         "--show-only", "templates/monitoring.yaml",
         "--set", f"metrics.rules.enabled=true,metrics.rules.runbookUrl={RUNBOOK_URL}",
+        namespace="shop",
     )  # fmt: skip
     return dict(yaml.safe_load(manifest)["spec"])
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from tests.e2e.cluster import GROUP
-from tests.e2e.drills import condition
+from tests.e2e.drills import condition, decided
 from tests.e2e.installation import ROOT, Installation
 from tests.e2e.waiting import until
 
@@ -50,12 +50,9 @@ class Campaign:
 
     def condition(self, kind: str, *, within_s: float = 20) -> dict[str, Any]:
         """A condition, as soon as it is known to be true or false."""
-
-        def decided() -> dict[str, Any] | None:
-            found = condition(self.status(), kind)
-            return found if found.get("status") in {"True", "False"} else None
-
-        return until(within_s, f"{kind} of {self.name}", decided)
+        return until(
+            within_s, f"{kind} of {self.name}", lambda: decided(condition(self.status(), kind))
+        )
 
     def verdict(self, *, within_s: float) -> dict[str, Any]:
         """Its status once it has finished or was refused."""

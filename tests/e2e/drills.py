@@ -64,12 +64,9 @@ class Drill:
 
     def condition(self, kind: str, *, within_s: float = 20) -> dict[str, Any]:
         """A condition, as soon as it is known to be true or false."""
-
-        def decided() -> dict[str, Any] | None:
-            found = condition(self.status(), kind)
-            return found if found.get("status") in {"True", "False"} else None
-
-        return until(within_s, f"{kind} of {self.name}", decided)
+        return until(
+            within_s, f"{kind} of {self.name}", lambda: decided(condition(self.status(), kind))
+        )
 
     def armed(self, *, within_s: float = _ARM_WITHIN_S) -> None:
         """Wait until its order may be placed."""
@@ -119,6 +116,11 @@ def make(installation: Installation, stem: str, **spec: Any) -> Drill:
 def condition(status: Mapping[str, Any], kind: str) -> dict[str, Any]:
     """A condition of a status; empty when it is not there."""
     return next((dict(c) for c in status.get("conditions", ()) if c["type"] == kind), {})
+
+
+def decided(found: dict[str, Any]) -> dict[str, Any] | None:
+    """A condition that is known to be true or false; None until then."""
+    return found if found.get("status") in {"True", "False"} else None
 
 
 def unix(text: str) -> float:

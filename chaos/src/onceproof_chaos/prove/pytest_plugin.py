@@ -9,7 +9,7 @@
         assert result.held, result
 
 Registered by the entry point group `pytest11`, so it is loaded in every pytest run where the package is
-installed, also in those that prove nothing: what costs time is imported by the fixtures.
+installed, also in those that prove nothing: what costs time is imported when it is used.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ import threading
 from collections.abc import Callable, Coroutine, Iterator, Mapping, Sequence
 from contextlib import AsyncExitStack
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 import pytest
 
@@ -34,8 +34,27 @@ _CLEAN_UP_S: Final = 60.0
 """For an interrupted proof to remove its processes, databases and queues."""
 
 
-class Prove(Protocol):
-    """What the fixture `onceproof_prove` is."""
+class Prove:
+    """What the fixture `onceproof_prove` is.
+
+    Args:
+        servers: Postgres and SQS.
+        run_to_end: what the fixture `onceproof_run` is.
+        root: folder that paths are relative to.
+        runs: folder that gets the run folders.
+    """
+
+    def __init__(
+        self,
+        servers: Servers,
+        run_to_end: Callable[[Coroutine[Any, Any, Any]], Any],
+        root: Path,
+        runs: Path,
+    ) -> None:
+        self._servers = servers
+        self._run_to_end = run_to_end
+        self._root = root
+        self._runs = runs
 
     def __call__(
         self,
@@ -59,7 +78,30 @@ class Prove(Protocol):
             data: of an event, in which `$key`, `$number` and `$id` are replaced; or a JSON template.
             settings: further fields of `onceproof_chaos.prove.settings.ProveSettings`.
         """
-        ...
+        from onceproof_chaos.prove.invariants import Invariant, parse  # noqa: PLC0415
+        from onceproof_chaos.prove.points import Kind  # noqa: PLC0415
+        from onceproof_chaos.prove.proof import prove  # noqa: PLC0415
+        from onceproof_chaos.prove.settings import ProveSettings  # noqa: PLC0415
+
+        root = self._root
+        if isinstance(invariants, Mapping):
+            found = tuple(Invariant(name, sql) for name, sql in invariants.items())
+        else:
+            texts = [invariants] if isinstance(invariants, str) else invariants
+            found = parse(texts, root)
+        if data is not None:
+            settings["data"] = data if isinstance(data, str) else json.dumps(data)
+        files = [schema] if isinstance(schema, str | Path) else schema
+        wanted = ProveSettings(
+            target=target,
+            kind=Kind(kind),
+            invariants=found,
+            schema=tuple(root / file for file in files),
+            path=root / path,
+            **settings,
+        )
+        result: ProveResult = self._run_to_end(prove(wanted, self._servers, self._runs))
+        return result
 
 
 class _LoopThread:
@@ -141,40 +183,4 @@ def onceproof_prove(
     onceproof_run: Callable[[Coroutine[Any, Any, Any]], Any],
 ) -> Prove:
     """Breaks a consumer at every point; the result says which one breaks an invariant."""
-    from onceproof_chaos.prove.invariants import Invariant, parse  # noqa: PLC0415
-    from onceproof_chaos.prove.points import Kind  # noqa: PLC0415
-    from onceproof_chaos.prove.proof import prove  # noqa: PLC0415
-    from onceproof_chaos.prove.settings import ProveSettings  # noqa: PLC0415
-
-    root = pytestconfig.rootpath
-
-    def run(
-        target: str,
-        *,
-        invariants: str | Sequence[str] | Mapping[str, str],
-        schema: str | Path | Sequence[str | Path] = (),
-        kind: str = "handler",
-        path: str | Path = "",
-        data: str | Mapping[str, Any] | None = None,
-        **settings: Any,  # noqa: ANN401 - fields of ProveSettings
-    ) -> ProveResult:
-        if isinstance(invariants, Mapping):
-            found = tuple(Invariant(name, sql) for name, sql in invariants.items())
-        else:
-            texts = [invariants] if isinstance(invariants, str) else invariants
-            found = parse(texts, root)
-        if data is not None:
-            settings["data"] = data if isinstance(data, str) else json.dumps(data)
-        files = [schema] if isinstance(schema, str | Path) else schema
-        wanted = ProveSettings(
-            target=target,
-            kind=Kind(kind),
-            invariants=found,
-            schema=tuple(root / file for file in files),
-            path=root / path,
-            **settings,
-        )
-        result: ProveResult = onceproof_run(prove(wanted, onceproof_servers, tmp_path / "runs"))
-        return result
-
-    return run
+    return Prove(onceproof_servers, onceproof_run, pytestconfig.rootpath, tmp_path / "runs")

@@ -31,7 +31,7 @@ async def watch_queue(
         subscriber_of: where the queues are.
         queue: name of the one that is consumed.
         inbox_retention_s: how long the inbox remembers; None without an inbox.
-        interval_s: seconds between two looks; a look is three requests.
+        interval_s: seconds between two looks; a look is four requests on SQS.
     """
     while True:
         try:
