@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
+from tests.programs import ONCEPROOF, run_program
 
 from onceproof_chaos.ablation.ablation import Wanted
 from onceproof_chaos.ablation.agreement import Agreement
@@ -33,15 +31,7 @@ def onceproof(database_url, sqs_endpoint, tmp_path):
 
     def run(*words):
         where = ("--run-dir", str(tmp_path), "--database-url", database_url)
-        command = ["-c", "from onceproof.cli import main; main()", "ablate", *words, *where]
-        done = subprocess.run(
-            [sys.executable, *command, "--sqs-endpoint", sqs_endpoint],
-            capture_output=True,
-            text=True,
-            timeout=110,
-            check=False,
-            env={**os.environ, "COLUMNS": "200"},
-        )
+        done = run_program(*ONCEPROOF, "ablate", *words, *where, "--sqs-endpoint", sqs_endpoint)
         assert "Traceback" not in done.stderr, done.stderr
         return done.returncode, done.stdout, done.stderr
 

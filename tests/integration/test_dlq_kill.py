@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncSession, async_sessionmaker
+from tests.programs import ONCEPROOF
 
 from onceproof.consumer import Consumer, ConsumerSettings
 from onceproof.events import Event
@@ -113,8 +114,7 @@ async def test_ctrl_c_finishes_what_is_in_hand_and_gives_back_the_rest(
     events = [Event(type="dev.test", data={"n": n}, key=f"o-{n}") for n in range(30)]
     await sqs_broker.send(queue.dead_letter, [Outgoing(e.id, e.encode(), e.key) for e in events])
     process = await asyncio.create_subprocess_exec(
-        sys.executable, "-c", "from onceproof.cli import main; main()",
-        "dlq", "redrive", "--queue", queue.name, "--endpoint-url", sqs_endpoint,
+        *ONCEPROOF, "dlq", "redrive", "--queue", queue.name, "--endpoint-url", sqs_endpoint,
         "--region", "us-east-1", "--yes", "--rate", "4", "--audit", str(log), "--json",
         stdout=asyncio.subprocess.PIPE,
     )  # fmt: skip

@@ -12,6 +12,7 @@ from urllib.parse import parse_qs, urlsplit
 
 import asyncpg
 import pytest
+from tests.programs import ANY_AWS
 from typer.testing import CliRunner
 
 from onceproof.cli.app import build
@@ -43,16 +44,11 @@ def run(
 
     async def carry_out() -> RunFolder:
         name, url = await postgres_server.create()
-        aws = {
-            "AWS_ACCESS_KEY_ID": "x",
-            "AWS_SECRET_ACCESS_KEY": "x",
-            "AWS_DEFAULT_REGION": "us-east-1",
-        }
         settings = replace(CampaignSettings.demo("hardened", ORDERS, 11, "sqs"), visibility_s=2)
         async with asyncio.timeout(240):
             folder, _ = await run_campaign(
                 settings,
-                Servers(url, sqs_endpoint, aws),
+                Servers(url, sqs_endpoint, ANY_AWS),
                 tmp_path_factory.mktemp("runs"),
                 Unwatched(),
             )

@@ -4,14 +4,13 @@ Each test runs the command line that the guide shows, on a service that is writt
 """
 
 import json
-import os
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import psutil
 import pytest
+from tests.programs import ONCEPROOF, alive, run_program, until
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
 
@@ -81,19 +80,11 @@ def prove(service, empty_database_url, sqs_endpoint):
     """Run the command line in the service's folder; its exit code and its JSON, or its errors."""
 
     def run(*words, invariant=ONCE):
-        done = subprocess.run(
-            [
-                sys.executable, "-c", "from onceproof.cli import main; main()",
-                "prove", *words, "--schema", "schema.sql", "--invariant", invariant,
-                "--messages", "6", "--json",
-                "--database-url", empty_database_url, "--sqs-endpoint", sqs_endpoint,
-            ],
-            capture_output=True,
-            text=True,
-            timeout=280,
-            check=False,
-            cwd=service,
-            env={**os.environ, "COLUMNS": "300"},
+        done = run_program(
+            *ONCEPROOF, "prove", *words, "--schema", "schema.sql", "--invariant", invariant,
+            "--messages", "6", "--json",
+            "--database-url", empty_database_url, "--sqs-endpoint", sqs_endpoint,
+            timeout_s=280, cwd=service, columns=300,
         )  # fmt: skip
         assert "Traceback" not in done.stderr or done.returncode == UNUSABLE, done.stderr
         return done.returncode, json.loads(done.stdout) if done.stdout else done.stderr
@@ -271,8 +262,7 @@ def test_the_same_stands_among_the_tests_of_a_service(service, empty_database_ur
 def test_a_command_dies_with_a_harness_that_is_killed(service, empty_database_url, sqs_endpoint):
     harness = subprocess.Popen(
         [
-            sys.executable, "-c", "from onceproof.cli import main; main()",
-            "prove", "--command", f"{sys.executable} consumer.py", "--raw",
+            *ONCEPROOF, "prove", "--command", f"{sys.executable} consumer.py", "--raw",
             "--schema", "schema.sql", "--invariant", ONCE,
             "--database-url", empty_database_url, "--sqs-endpoint", sqs_endpoint,
         ],
@@ -289,20 +279,6 @@ def test_a_command_dies_with_a_harness_that_is_killed(service, empty_database_ur
 def _consumers_of(pid):
     children = psutil.Process(pid).children()
     return [child for child in children if "consumer.py" in child.cmdline()]
-
-
-def alive(process):
-    try:
-        return process.status() != psutil.STATUS_ZOMBIE
-    except psutil.NoSuchProcess:
-        return False
-
-
-def until(condition):
-    deadline = time.monotonic() + 60
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
 
 
 def test_a_schema_that_postgres_refuses_is_an_error_with_its_name(prove, tmp_path):

@@ -7,6 +7,7 @@ too much fails as well as one that finds too little.
 from pathlib import Path
 
 import pytest
+from tests.programs import ANY_AWS
 
 from onceproof_chaos.environment import Servers
 from onceproof_chaos.prove.proof import judge_folder
@@ -25,12 +26,7 @@ EVERY_FAULT = ("kill", "stall", "drop")
 def onceproof_servers(postgres_server, sqs_endpoint, onceproof_run):
     """The servers of the other tests."""
     _, url = onceproof_run(postgres_server.create())
-    aws = {
-        "AWS_ACCESS_KEY_ID": "x",
-        "AWS_SECRET_ACCESS_KEY": "x",
-        "AWS_DEFAULT_REGION": "us-east-1",
-    }
-    return Servers(url, sqs_endpoint, aws)
+    return Servers(url, sqs_endpoint, ANY_AWS)
 
 
 @pytest.fixture

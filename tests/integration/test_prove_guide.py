@@ -1,13 +1,12 @@
 """The guide "your own consumer in 30 minutes": its files and commands, taken from its text, are run."""
 
-import os
 import re
 import shlex
-import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+from tests.programs import ONCEPROOF, run_program
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
 
@@ -53,22 +52,14 @@ def test_what_the_guide_says_is_what_happens(
 ):
     program, *words = shlex.split(guide[number])
     start = {
-        "onceproof": ["-c", "from onceproof.cli import main; main()"],
-        "pytest": ["-m", "pytest", "-p", "no:cacheprovider"],
+        "onceproof": ONCEPROOF,
+        "pytest": (sys.executable, "-m", "pytest", "-p", "no:cacheprovider"),
     }[program]
     prefix = "--" if program == "onceproof" else "--onceproof-"
-    done = subprocess.run(
-        [
-            sys.executable, *start, *words,
-            f"{prefix}database-url", empty_database_url,
-            f"{prefix}sqs-endpoint", sqs_endpoint,
-        ],
-        capture_output=True,
-        text=True,
-        timeout=280,
-        check=False,
-        cwd=tmp_path,
-        env={**os.environ, "COLUMNS": "140"},
+    done = run_program(
+        *start, *words,
+        f"{prefix}database-url", empty_database_url, f"{prefix}sqs-endpoint", sqs_endpoint,
+        timeout_s=280, cwd=tmp_path, columns=140,
     )  # fmt: skip
     assert done.returncode == code, done.stdout + done.stderr
     printed = [words_of(line) for line in done.stdout.splitlines()]

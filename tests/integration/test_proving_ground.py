@@ -5,14 +5,12 @@ Each test runs the pipeline as processes, through the same command line that the
 
 import asyncio
 import json
-import os
 import subprocess
-import sys
-import time
 from pathlib import Path
 
 import psutil
 import pytest
+from tests.programs import ANY_AWS, ONCEPROOF, alive, run_program, until
 
 from onceproof.crashpoints import CONSUMER_BEFORE_CHARGE, Action
 from onceproof_chaos.campaign import run_campaign
@@ -38,21 +36,7 @@ def onceproof(database_url, sqs_endpoint, tmp_path):
             "--run-dir", str(tmp_path),
             "--database-url", database_url, "--sqs-endpoint", sqs_endpoint,
         ) if runs_something else ()  # fmt: skip
-        done = subprocess.run(
-            [
-                sys.executable,
-                "-c",
-                "from onceproof.cli import main; main()",
-                *words,
-                *where,
-                "--json",
-            ],
-            capture_output=True,
-            text=True,
-            timeout=110,
-            check=False,
-            env={**os.environ, "COLUMNS": "200"},
-        )
+        done = run_program(*ONCEPROOF, *words, *where, "--json")
         assert "Traceback" not in done.stderr, done.stderr
         return done.returncode, json.loads(done.stdout) if done.stdout else done.stderr
 
@@ -149,7 +133,7 @@ async def test_a_fault_that_is_never_reached_makes_the_run_inconclusive(
     where = Servers(
         database_url,
         sqs_endpoint,
-        {"AWS_ACCESS_KEY_ID": "x", "AWS_SECRET_ACCESS_KEY": "x", "AWS_DEFAULT_REGION": "us-east-1"},
+        ANY_AWS,
     )
     async with asyncio.timeout(100):
         folder, verdict = await run_campaign(
@@ -163,8 +147,7 @@ async def test_a_fault_that_is_never_reached_makes_the_run_inconclusive(
 def test_services_do_not_outlive_a_harness_that_is_killed(database_url, sqs_endpoint, tmp_path):
     harness = subprocess.Popen(
         [
-            sys.executable, "-c", "from onceproof.cli import main; main()",
-            "campaign", "run", "--orders", "500", "--run-dir", str(tmp_path),
+            *ONCEPROOF, "campaign", "run", "--orders", "500", "--run-dir", str(tmp_path),
             "--database-url", database_url, "--sqs-endpoint", sqs_endpoint,
         ],
         stderr=subprocess.DEVNULL,
@@ -175,20 +158,6 @@ def test_services_do_not_outlive_a_harness_that_is_killed(database_url, sqs_endp
     harness.kill()
     harness.wait()
     until(lambda: not any(alive(process) for process in descendants))
-
-
-def alive(process):
-    try:
-        return process.status() != psutil.STATUS_ZOMBIE
-    except psutil.NoSuchProcess:
-        return False
-
-
-def until(condition):
-    deadline = time.monotonic() + 60
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
 
 
 @pytest.mark.parametrize(

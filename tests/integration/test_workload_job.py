@@ -5,13 +5,13 @@ from __future__ import annotations
 import json
 import signal
 import subprocess
-import sys
 import threading
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
+from tests.programs import ONCEPROOF
 
 from onceproof_chaos.history import History, Outcome
 
@@ -62,7 +62,7 @@ def producer() -> Iterator[Producer]:
 def start(producer: Producer, *words: str) -> subprocess.Popen[str]:
     return subprocess.Popen(
         [
-            sys.executable, "-c", "from onceproof.cli import main; main()", "campaign", "workload",
+            *ONCEPROOF, "campaign", "workload",
             "--url", f"http://127.0.0.1:{producer.server_port}", *words,
         ],
         stdout=subprocess.PIPE,
