@@ -14,14 +14,14 @@ import logging
 import time
 from typing import Any, Final
 
-from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncSession, async_sessionmaker
 
 from onceproof import metrics
 from onceproof.consumer import tracing
 from onceproof.consumer.acker import Acker
+from onceproof.consumer.effect import EffectTransaction, SqlEffect
 from onceproof.consumer.gate import Gate
-from onceproof.consumer.handler import BatchHandler, Handler, Transaction
+from onceproof.consumer.handler import BatchHandler, Handler, Transaction, Work
 from onceproof.consumer.heartbeat import heartbeat
 from onceproof.consumer.inflight import InFlight, InHand
 from onceproof.consumer.settings import ConsumerSettings
@@ -35,7 +35,7 @@ from onceproof.errors import (
 )
 from onceproof.events import Event
 from onceproof.ports import Delivery, HealthListener, Message, Subscriber
-from onceproof.postgres import translated
+from onceproof.postgres import Connections, translated
 from onceproof.telemetry import holding, receiving
 
 logger = logging.getLogger(__name__)
@@ -54,34 +54,35 @@ class Consumer:
 
     Args:
         subscriber: the queue.
-        sessions: makes the session that a handler gets; its engine should have a lock timeout.
+        database: makes the session that a handler gets, whose engine should have a lock timeout; for
+            an `effect`, the connections that it runs on.
         handle: `async def handle(session, delivery)`.
         handle_batch: `async def handle_batch(session, deliveries)`, several in one transaction; when
             that fails, its messages are tried one by one. Give one of the two, or both.
+        effect: instead of a handler, what an event does as one SQL statement; by far the fastest.
         settings: how it works.
         on_health: told when broker or database go away and come back.
 
     Raises:
-        ConfigurationError: there is no handler.
+        ConfigurationError: there is no handler, or `database` is not what it needs.
     """
 
     def __init__(
         self,
         subscriber: Subscriber,
-        sessions: async_sessionmaker[AsyncSession],
+        database: async_sessionmaker[AsyncSession] | Connections,
         handle: Handler | None = None,
         *,
         handle_batch: BatchHandler | None = None,
+        effect: SqlEffect | None = None,
         settings: ConsumerSettings,
         on_health: HealthListener = lambda _dependency, _reason: None,
     ) -> None:
-        if handle is None and handle_batch is None:
-            raise ConfigurationError("a consumer needs handle or handle_batch")
+        self._work = _work(database, handle, handle_batch, effect, settings)
         self._subscriber = subscriber
-        self._sessions = sessions
         self._settings = settings
         self._on_health = on_health
-        self._batch_size = settings.batch_size if handle_batch else 1
+        self._batch_size = settings.batch_size if handle_batch or effect else 1
         self._in_flight = InFlight(
             settings.concurrency * self._batch_size + settings.prefetch,
             # Half of what is prefetched may be worked off before a request is worth it.
@@ -99,7 +100,7 @@ class Consumer:
         self._acker = Acker(subscriber, linger_s=settings.ack_linger_s, system=settings.system)
         self._settler = Settler(
             subscriber,
-            Transaction(settings.name, sessions, handle, handle_batch, settings.fixes),
+            self._work,
             self._acker,
             self._in_flight,
             self._gate,
@@ -107,8 +108,14 @@ class Consumer:
         )
 
     async def run(self, stop: asyncio.Event) -> None:
-        """Consume until `stop` is set, then drain: finish what is in work, give back the rest."""
+        """Consume until `stop` is set, then drain: finish what is in work, give back the rest.
+
+        Raises:
+            ConfigurationError: an effect is not a statement that can run.
+        """
         settings = self._settings
+        with contextlib.suppress(DatabaseUnavailableError):  # the first message will tell
+            await self._work.check()
         background = [
             asyncio.create_task(self._acker.run(), name="acker"),
             asyncio.create_task(self._gate.run(), name="gate"),
@@ -122,7 +129,7 @@ class Consumer:
             )
             background.append(asyncio.create_task(beat, name="heartbeat"))
         workers = [
-            asyncio.create_task(self._work(), name=f"worker-{i}")
+            asyncio.create_task(self._worker(), name=f"worker-{i}")
             for i in range(settings.concurrency)
         ]
         fetcher = asyncio.create_task(self._fetch(), name="fetcher")
@@ -224,7 +231,7 @@ class Consumer:
         for message, reason in malformed:
             await self._settler.reject(message, reason)
 
-    async def _work(self) -> None:
+    async def _worker(self) -> None:
         while True:
             batch = [await self._ready.get()]
             while len(batch) < self._batch_size and not self._ready.empty():
@@ -239,12 +246,35 @@ class Consumer:
 
     async def _probe(self) -> None:
         with translated():
-            async with asyncio.timeout(_PROBE_TIMEOUT_S), self._sessions() as session:
-                # A standby answers, but cannot record a claim until it is promoted.
-                if await session.scalar(
-                    text("SELECT current_setting('transaction_read_only')::bool")
-                ):
-                    raise DatabaseUnavailableError("the database is read-only")
+            async with asyncio.timeout(_PROBE_TIMEOUT_S):
+                await self._work.probe()
+
+
+def _work(
+    database: async_sessionmaker[AsyncSession] | Connections,
+    handle: Handler | None,
+    handle_batch: BatchHandler | None,
+    effect: SqlEffect | None,
+    settings: ConsumerSettings,
+) -> Work:
+    if effect is not None:
+        if handle is not None or handle_batch is not None:
+            raise ConfigurationError("a consumer has either an effect or handlers")
+        if not isinstance(database, Connections):
+            raise ConfigurationError("an effect runs on onceproof.postgres.Connections")
+        return EffectTransaction(settings.name, database, effect, settings.fixes)
+    if handle is None and handle_batch is None:
+        raise ConfigurationError("a consumer needs handle, handle_batch or effect")
+    if isinstance(database, Connections):
+        raise ConfigurationError("a handler gets a session: pass an async_sessionmaker")
+    return Transaction(
+        settings.name,
+        database,
+        handle,
+        handle_batch,
+        settings.fixes,
+        settings.handler_timeout_s,
+    )
 
 
 async def _cancel(*tasks: asyncio.Task[Any]) -> None:

@@ -11,6 +11,7 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from enum import StrEnum
+from typing import Literal
 
 from opentelemetry.trace import SpanContext
 
@@ -30,18 +31,21 @@ class State(StrEnum):
 class InHand:
     """A delivery that is waiting or in work; `visible_until` moves with each extension.
 
-    `created` is the span in which the event was made, parsed once for all spans about the delivery;
-    `receive` the number of the request that brought it.
+    `receive` is the number of the request that brought it.
     """
 
     delivery: Delivery
     visible_until: float
-    created: SpanContext | None = field(init=False)
     state: State = State.WAITING
     receive: int = 0
+    _created: SpanContext | Literal[False] | None = field(default=False, init=False)
 
-    def __post_init__(self) -> None:
-        self.created = remote_context(self.delivery.event.traceparent)
+    @property
+    def created(self) -> SpanContext | None:
+        """The span in which the event was made, parsed once for all spans about the delivery."""
+        if self._created is False:
+            self._created = remote_context(self.delivery.event.traceparent)
+        return self._created
 
     @property
     def message(self) -> Message:

@@ -23,7 +23,8 @@ class ConsumerSettings:
             duplicates, shorter means faster recovery after a crash.
         heartbeat_s: seconds between extensions; None means a third of `visibility_s`, so that two may
             fail.
-        handler_timeout_s: seconds after which a handler is cancelled and its transaction rolled back.
+        handler_timeout_s: seconds after which a handler is cancelled and its transaction rolled back. An
+            effect in SQL is bounded by its connections' `statement_timeout_s` instead.
         backoff_s: first delay before a failed message comes again; it doubles with each attempt.
         backoff_max_s: longest such delay.
         ack_linger_s: how long an ack may wait for company, in seconds.
