@@ -181,7 +181,7 @@ def _event(number: str, event_id: str | None = None) -> str:
     template = order_event(0)
     order_id = str(template.key)
     text = template.encode().decode().replace(template.id, "\0e").replace(order_id, "\0o")
-    parts = []
+    parts: list[str] = []
     for part in text.split("\0"):
         which, rest = part[:1], part[1:]
         if not parts:

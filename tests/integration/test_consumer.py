@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from sqlalchemy import text
@@ -165,6 +165,31 @@ async def test_concurrency_and_prefetch_are_bounds(rig: Rig) -> None:
     assert len(await rig.charges()) == 50
 
 
+async def test_several_receives_are_in_flight_only_while_they_come_back_full(rig: Rig) -> None:
+    receive, open_, most = rig.subscriber.receive, 0, 0
+
+    async def counted(**wanted: Any) -> list[Message]:
+        nonlocal open_, most
+        open_ += 1
+        most = max(most, open_)
+        try:
+            return await receive(**wanted)
+        finally:
+            open_ -= 1
+
+    rig.subscriber.receive = counted  # type: ignore[method-assign]
+    await rig.send(*(rig.order(n) for n in range(200)))
+    async with rig.running(rig.consumer("effect", receives=3, wait_s=0.1)):
+        await rig.drained()
+        assert most == 3
+        await rig.until(lambda: open_ == 1)  # those of the helpers end with their long poll
+        most = 0
+        await rig.send(rig.order(200))
+        await rig.drained()
+        assert most == 1
+    assert len(await rig.charges()) == 201
+
+
 async def test_the_heartbeat_keeps_a_slow_message_hidden(rig: Rig) -> None:
     async def slow(_: Delivery) -> None:
         await asyncio.sleep(2.5)
@@ -188,11 +213,11 @@ async def test_without_heartbeat_the_second_delivery_waits_at_the_inbox(
     await rig.send(rig.order(1))
     async with rig.running(rig.consumer(path, visibility_s=1, fixes=fixes)):
         async with rig.charges_held_back():
-            await rig.until(lambda: rig.subscriber.received == 2)
+            await rig.until(lambda: rig.subscriber.received >= 2)
             await rig.waiting(2)  # the zombie for its charge, its successor for the key
         await rig.drained()
     assert await rig.charges() == [("o-1", 1)]
-    assert rig.count("onceproof_dedup_hits_total") - hits == 1
+    assert rig.count("onceproof_dedup_hits_total") - hits == rig.subscriber.received - 1
     assert rig.count("onceproof_stale_acks_total") - late >= 1
 
 
@@ -228,7 +253,7 @@ async def test_a_handler_that_hangs_is_cancelled_and_retried(rig: Rig) -> None:
 
     rig.behave = hang_once
     await rig.send(rig.order(1))
-    async with rig.running(rig.consumer(handler_timeout_s=0.1)):
+    async with rig.running(rig.consumer(handler_timeout_s=0.5)):
         await rig.drained()
     assert await rig.charges() == [("o-1", 2)]
 

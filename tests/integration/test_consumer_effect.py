@@ -25,10 +25,12 @@ ONE: dict[str, Any] = {"concurrency": 1, "prefetch": 0}
 
 async def execute(rig: Rig, *statements: str) -> list[Any]:
     """The rows of the last statement."""
+    rows: list[Any] = []
     async with rig.engine.begin() as connection:
         for statement in statements:
             result = await connection.execute(text(statement))
-        return [tuple(row) for row in result] if result.returns_rows else []
+            rows = [tuple(row) for row in result] if result.returns_rows else []
+    return rows
 
 
 async def test_the_effect_sees_each_part_of_the_event(rig: Rig) -> None:

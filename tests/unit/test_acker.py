@@ -114,3 +114,27 @@ async def test_a_request_that_a_stop_cut_off_is_repeated_by_the_last_flush() -> 
     assert (await subscriber.depth()).total == 0
     await acker.flush()
     assert subscriber.batches == [1, 2]  # nothing left, no request
+
+
+async def test_several_full_batches_are_in_flight_at_once_and_a_stop_sends_what_was_cut_off() -> (
+    None
+):
+    subscriber, acks = await queue(BATCH * 2 + 3)
+    subscriber.hold = asyncio.Event()
+    acker = Acker(subscriber, linger_s=60, system="memory")
+    async with running(acker):
+        for ack in acks:
+            acker.add(ack)
+        async with asyncio.timeout(5):
+            while True:
+                if len(subscriber.batches) == 2:
+                    break
+                await asyncio.sleep(0)
+        assert subscriber.batches == [BATCH, BATCH]
+        assert len(acker.unacked) == len(acks)
+    assert len(acker.unacked) == len(acks)
+    subscriber.hold = None
+    await acker.flush()
+    assert subscriber.batches == [BATCH, BATCH, len(acks)]
+    assert acker.unacked == []
+    assert (await subscriber.depth()).total == 0

@@ -89,6 +89,7 @@ class Consumer:
             refill=min(_RECEIVE_BATCH, max(settings.prefetch // 2, 1)),
         )
         self._ready: asyncio.Queue[InHand] = asyncio.Queue()
+        self._plenty = asyncio.Event()
         self._receives = 0
         self._working = 0
         self._idle = asyncio.Event()
@@ -132,13 +133,16 @@ class Consumer:
             asyncio.create_task(self._worker(), name=f"worker-{i}")
             for i in range(settings.concurrency)
         ]
-        fetcher = asyncio.create_task(self._fetch(), name="fetcher")
+        fetchers = [
+            asyncio.create_task(self._fetch(helps=i > 0), name=f"fetcher-{i}")
+            for i in range(settings.receives)
+        ]
         stopped = asyncio.create_task(stop.wait(), name="stop")
-        tasks = {stopped, fetcher, *workers, *background}
+        tasks = {stopped, *fetchers, *workers, *background}
         with holding(self._holding):
             try:
                 done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
-                await _cancel(fetcher)
+                await _cancel(*fetchers)
                 await self._drain(workers)
                 for task in done - {stopped}:
                     task.result()  # a task that ends by itself is a bug: raise what ended it
@@ -175,25 +179,36 @@ class Consumer:
             self._idle.clear()
             await self._idle.wait()
 
-    async def _fetch(self) -> None:
+    async def _fetch(self, *, helps: bool) -> None:
+        """Receive for ever; a helper only while there is more than one request brings."""
         settings = self._settings
         while True:
             await self._gate.passed()
-            room = await self._in_flight.room()
+            if helps:
+                await self._plenty.wait()
+            wanted = min(await self._in_flight.room(), _RECEIVE_BATCH)
             started = time.time_ns()
+            self._in_flight.expect(wanted)
             try:
                 with receiving():
                     messages = await self._subscriber.receive(
-                        max_messages=room,
+                        max_messages=wanted,
                         wait_s=settings.wait_s,
                         visibility_s=settings.visibility_s,
                     )
             except (BrokerUnavailableError, QueueNotFoundError) as error:
+                self._plenty.clear()
                 logger.warning("broker away, trying again: %s", error)
                 self._on_health("broker", str(error))
                 await asyncio.sleep(settings.unavailable_backoff_s)
                 continue
+            finally:
+                self._in_flight.expect(-wanted)
             self._on_health("broker", None)
+            if len(messages) < wanted:
+                self._plenty.clear()
+            else:
+                self._plenty.set()
             if messages:
                 await self._take(messages, started)
             elif time.time_ns() - started < _AT_ONCE_S * 1e9:

@@ -71,6 +71,7 @@ class InFlight:
         self._capacity = capacity
         self._refill = refill
         self._items: set[InHand] = set()
+        self._expected = 0
         self._room = asyncio.Event()
         self._room.set()
 
@@ -83,21 +84,31 @@ class InFlight:
     @property
     def free(self) -> int:
         """How many more messages may be received."""
-        return max(self._capacity - len(self._items), 0)
+        return max(self._capacity - len(self._items) - self._expected, 0)
 
     async def room(self) -> int:
         """Wait until there is room; how much."""
-        await self._room.wait()
+        while not self._room.is_set():
+            await self._room.wait()
         return self.free
+
+    def expect(self, number: int) -> None:
+        """Keep room for messages that were asked for; negative when the answer is there."""
+        self._expected += number
+        self._look()
 
     def add(self, item: InHand) -> None:
         """Take a message in hand."""
         self._items.add(item)
-        if self.free < self._refill:
-            self._room.clear()
+        self._look()
 
     def remove(self, item: InHand) -> None:
         """Let go of a message."""
         self._items.discard(item)
-        if self.free >= self._refill:
+        self._look()
+
+    def _look(self) -> None:
+        if self.free < self._refill:
+            self._room.clear()
+        else:
             self._room.set()
