@@ -110,13 +110,11 @@ class Settler:
         return True
 
     async def _attempt(self, items: Sequence[InHand], *, last_resort: bool) -> bool:
-        queue = self._subscriber.queue
         for item in items:
             item.state = State.WORKING
-        calls_out = self._work.calls_out
-        spans = [
-            tracing.handling(self._settings, queue, item, calls_out=calls_out) for item in items
-        ]
+        spans = tracing.handling(
+            self._settings, self._subscriber.queue, items, calls_out=self._work.calls_out
+        )
         first = spans[0]
         started = time.monotonic()
         try:

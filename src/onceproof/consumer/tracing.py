@@ -98,19 +98,24 @@ def received(
 
 
 def handling(
-    settings: ConsumerSettings, queue: str, item: InHand, *, calls_out: bool = True
-) -> Span:
-    """Start the span of handling one delivery.
+    settings: ConsumerSettings, queue: str, items: Sequence[InHand], *, calls_out: bool = True
+) -> list[Span]:
+    """Start the spans of handling deliveries, one for each.
 
     Args:
         settings: of the consumer.
-        queue: where it came from.
-        item: the delivery.
-        calls_out: somebody's code may pass the event's trace on, also where nothing is recorded.
+        queue: where they came from.
+        items: the deliveries.
+        calls_out: somebody's code may pass the events' trace on, also where nothing is recorded.
     """
-    if not recording():
-        created = item.created if calls_out else None
-        return INVALID_SPAN if created is None else NonRecordingSpan(created)
+    if recording():
+        return [_handling(settings, queue, item) for item in items]
+    if not calls_out:
+        return [INVALID_SPAN] * len(items)
+    return [NonRecordingSpan(item.created) if item.created else INVALID_SPAN for item in items]
+
+
+def _handling(settings: ConsumerSettings, queue: str, item: InHand) -> Span:
     return messaging_span(
         settings.system,
         "process",
