@@ -83,10 +83,12 @@ class Consumer:
         self._settings = settings
         self._on_health = on_health
         self._batch_size = settings.batch_size if handle_batch or effect else 1
+        # So much of what is prefetched may be worked off before a request is worth it: half of it, or
+        # where several are worked off at once, all of it.
+        spare = settings.prefetch if self._batch_size > 1 else settings.prefetch // 2
         self._in_flight = InFlight(
             settings.concurrency * self._batch_size + settings.prefetch,
-            # Half of what is prefetched may be worked off before a request is worth it.
-            refill=min(_RECEIVE_BATCH, max(settings.prefetch // 2, 1)),
+            refill=min(_RECEIVE_BATCH, max(spare, 1)),
         )
         self._ready: asyncio.Queue[InHand] = asyncio.Queue()
         self._plenty = asyncio.Event()
