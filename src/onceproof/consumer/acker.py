@@ -31,7 +31,9 @@ logger = logging.getLogger(__name__)
 
 BATCH: Final = 10
 _REQUESTS: Final = 4
-"""In flight at once."""
+"""Calls of `Subscriber.ack` at once."""
+_BACKLOG: Final = 1000
+"""Acks that may wait before no more is received."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,6 +59,8 @@ class Acker:
         self._sending: dict[asyncio.Task[None], list[Ack]] = {}
         self._full = asyncio.Event()
         self._some = asyncio.Event()
+        self._keeps_up = asyncio.Event()
+        self._keeps_up.set()
         self._requests = asyncio.Semaphore(_REQUESTS)
 
     @property
@@ -71,6 +75,12 @@ class Acker:
             self._some.set()
         elif len(self._waiting) == BATCH:
             self._full.set()
+        elif len(self._waiting) == _BACKLOG:
+            self._keeps_up.clear()
+
+    async def keeps_up(self) -> None:
+        """Wait while too much waits to be acked: it is in memory, and its visibility runs."""
+        await self._keeps_up.wait()
 
     async def run(self) -> None:
         """Send batches until cancelled; `flush` sends what is left."""
@@ -82,7 +92,9 @@ class Acker:
                         async with asyncio.timeout(self._linger_s):
                             await self._full.wait()
                 await self._requests.acquire()
-                batch = self._take(BATCH)
+                # Full requests now; what is left over waits for company.
+                waiting = len(self._waiting)
+                batch = self._take(waiting - waiting % BATCH or waiting)
                 if not batch:  # a flush was faster
                     self._requests.release()
                     continue
@@ -108,6 +120,8 @@ class Acker:
             self._some.clear()
         if len(self._waiting) < BATCH:
             self._full.clear()
+        if len(self._waiting) < _BACKLOG:
+            self._keeps_up.set()
         return batch
 
     def _answered(self, request: asyncio.Task[None]) -> None:
@@ -115,7 +129,7 @@ class Acker:
         self._requests.release()
         if request.cancelled():
             self._waiting = batch + self._waiting
-            self._some.set()
+            self._some.set()  # for the last `flush`
         elif error := request.exception():
             logger.error("acks were not sent, the messages come again", exc_info=error)
 

@@ -188,6 +188,7 @@ class Consumer:
             await self._gate.passed()
             if helps:
                 await self._plenty.wait()
+            await self._acker.keeps_up()
             wanted = min(await self._in_flight.room(), _RECEIVE_BATCH)
             started = time.time_ns()
             self._in_flight.expect(wanted)
