@@ -80,6 +80,15 @@ def with_values(statement: TextClause, values: Mapping[str, str]) -> str:
     return re.sub(r"(?<!:):([a-z_]+)", lambda found: values[found[1]], statement.text).strip()
 
 
+def with_arguments(statement: str, values: Sequence[str]) -> str:
+    """A statement with an SQL expression for each of its parameters `$1`, `$2`, ...
+
+    Raises:
+        IndexError: a parameter has no value: the statement was changed, and the script must follow.
+    """
+    return re.sub(r"\$(\d+)", lambda found: values[int(found[1]) - 1], statement)
+
+
 def transaction(*statements: str, end: str = "COMMIT") -> str:
     """Statements as one transaction, the way our driver sends it."""
     return "".join(f"{statement};\n" for statement in ("BEGIN", *statements, end))

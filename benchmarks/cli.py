@@ -12,11 +12,12 @@ import typer
 import uvloop
 from rich.console import Console
 
-from benchmarks import consuming, relaying
+from benchmarks import consuming, effect, relaying
 from benchmarks.ceiling import find_pgbench
 from benchmarks.database import Database, database
 from benchmarks.figures import Comparison, InvalidRunError, Sample
 from benchmarks.footprint import crash_point_ns, imports_rss_mb, own_peak_rss_mb
+from benchmarks.growth import measure as memory_growth
 from benchmarks.report import Results
 from benchmarks.service_memory import consumer_memory
 from onceproof.errors import OnceproofError
@@ -38,6 +39,9 @@ def bench(
     seconds: Annotated[int, typer.Option(min=1, max=60, help="Length of a run, roughly.")] = 4,
     clients: Annotated[int, typer.Option(min=1, max=64, help="Connections.")] = _CLIENTS,
     quick: Annotated[bool, typer.Option("--quick", help="Two runs of one second each.")] = False,
+    growth: Annotated[
+        int, typer.Option(min=0, help="Watch a consumer's memory over so many messages, too.")
+    ] = 0,
     rss: Annotated[
         bool, typer.Option("--rss", help="Memory of a real consumer service under load, too.")
     ] = False,
@@ -56,7 +60,14 @@ def bench(
     try:
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
             results = runner.run(
-                _measure(database_url, repeats=repeats, seconds=seconds, clients=clients, rss=rss)
+                _measure(
+                    database_url,
+                    repeats=repeats,
+                    seconds=seconds,
+                    clients=clients,
+                    rss=rss,
+                    growth=growth,
+                )
             )
     except (InvalidRunError, OnceproofError) as error:
         _errors.print(f"[red]error:[/] {error}", highlight=False, soft_wrap=True)
@@ -68,13 +79,18 @@ def bench(
 
 
 async def _measure(
-    database_url: str | None, *, repeats: int, seconds: int, clients: int, rss: bool
+    database_url: str | None, *, repeats: int, seconds: int, clients: int, rss: bool, growth: int
 ) -> Results:
     pgbench = find_pgbench()
     async with database(database_url) as where:
         comparisons = await _compare_all(
             where, pgbench, repeats=repeats, seconds=seconds, clients=clients
         )
+        grown = None
+        if growth:
+            _errors.print(f"memory over {growth} messages ...", style="dim")
+            await consuming.empty(where)
+            grown = await memory_growth(where.library_url(), growth)
     peak = own_peak_rss_mb()
     service = None
     if rss:
@@ -90,6 +106,7 @@ async def _measure(
         imports_rss_mb=await asyncio.to_thread(imports_rss_mb),
         peak_rss_mb=peak,
         service=service,
+        growth=grown,
     )
 
 
@@ -99,8 +116,21 @@ async def _compare_all(
     engine = create_engine(
         where.library_url(), application_name="onceproof-bench", pool_size=clients
     )
+    connections = effect.Counting(
+        where.library_url(), application_name="onceproof-bench", size=clients
+    )
     comparisons = []
     try:
+        for batch, of_pgbench in ((1, 1), (10, 10), (50, 10)):
+            name = f"effect in SQL, {batch} per commit"
+            _errors.print(f"{name} ...", style="dim")
+            one_trip = effect.Ours(where, connections, clients=clients, batch=batch)
+            same = effect.Ceiling(where, pgbench, clients=clients, batch=of_pgbench)
+            orders = await _calibrated(one_trip, seconds)
+            await same.measure(1)
+            comparisons.append(
+                await _alternate(name, one_trip, orders, same, seconds, repeats=repeats)
+            )
         for name, batched in (
             ("consumer, 1 per commit", False),
             ("consumer, 10 per commit", True),
@@ -123,6 +153,7 @@ async def _compare_all(
             await _alternate(name, relay, rows, relay_ceiling, rows, repeats=repeats)
         )
     finally:
+        await connections.close()
         await engine.dispose()
     return comparisons
 

@@ -20,10 +20,10 @@ from onceproof.inbox.claim import _CLAIM, _CLAIM_MANY
 from onceproof.ports import Delivery
 from onceproof_consumer.payment import _RECORD
 
-_NAME: Final = "payments"
-_STUCK_S: Final = 120.0
+NAME: Final = "payments"
+STUCK_S: Final = 120.0
 BATCH: Final = 10
-_KNOWN: Final = "01930000-0000-7000-8000-999999999999"
+KNOWN: Final = "01930000-0000-7000-8000-999999999999"
 """An event that is in the inbox before pgbench starts: its duplicates are of this one."""
 
 _RECORD_MANY: Final = text("""
@@ -71,7 +71,7 @@ class Ours:
         Raises:
             InvalidRunError: not every order was charged exactly once.
         """
-        await _empty(self._where)
+        await empty(self._where)
         subscriber = NullSubscriber(await asyncio.to_thread(deliveries, orders))
         self._transactions = 0
         consumer = Consumer(
@@ -79,15 +79,15 @@ class Ours:
             self._sessions,
             None if self._batched else self._handle,
             handle_batch=self._handle_batch if self._batched else None,
-            settings=ConsumerSettings(name=_NAME, concurrency=self._clients, batch_size=BATCH),
+            settings=ConsumerSettings(name=NAME, concurrency=self._clients, batch_size=BATCH),
         )
         cpu, started = time.process_time(), time.perf_counter()
         try:
-            async with asyncio.timeout(_STUCK_S):
+            async with asyncio.timeout(STUCK_S):
                 await consumer.run(subscriber.finished)
         except TimeoutError:
             raise InvalidRunError(
-                f"the consumer acked {subscriber.acked} messages in {_STUCK_S:.0f} s, and then no more"
+                f"the consumer acked {subscriber.acked} messages in {STUCK_S:.0f} s, and then no more"
             ) from None
         cpu = time.process_time() - cpu
         found = await self._where.counts(
@@ -136,51 +136,63 @@ class Ceiling:
         Raises:
             InvalidRunError: an order was charged twice, or a charge has no inbox row.
         """
-        await _empty(self._where)
+        await empty(self._where)
         await self._where.connection.execute(
-            "INSERT INTO onceproof.inbox (consumer, event_id) VALUES ($1, $2)", _NAME, _KNOWN
+            "INSERT INTO onceproof.inbox (consumer, event_id) VALUES ($1, $2)", NAME, KNOWN
         )
         done = await run_pgbench(
             self._pgbench, self._where, self._scripts,
             clients=self._clients, limit=["-T", str(seconds)], variables={"i": 0},
         )  # fmt: skip
-        found = await self._where.counts(
-            "SELECT (SELECT count(*) FROM charges) AS charges, "
-            "(SELECT count(DISTINCT order_id) FROM charges) AS orders, "
-            "(SELECT count(*) - 1 FROM onceproof.inbox) AS claimed"
-        )
-        require_charged_once(
-            asked=found["claimed"],
-            charges=found["charges"],
-            charged_orders=found["orders"],
-            given_back=0,
-        )
-        return Sample(found["orders"], done.seconds, done.cpu_s, done.transactions)
+        orders = await require_ceiling_charged_once(self._where)
+        return Sample(orders, done.seconds, done.cpu_s, done.transactions)
 
 
-async def _empty(where: Database) -> None:
+async def require_ceiling_charged_once(where: Database) -> int:
+    """The orders that pgbench charged, with the one event that was known before left out.
+
+    Raises:
+        InvalidRunError: an order was charged twice, or a charge has no inbox row.
+    """
+    found = await where.counts(
+        "SELECT (SELECT count(*) FROM charges) AS charges, "
+        "(SELECT count(DISTINCT order_id) FROM charges) AS orders, "
+        "(SELECT count(*) - 1 FROM onceproof.inbox) AS claimed"
+    )
+    require_charged_once(
+        asked=found["claimed"],
+        charges=found["charges"],
+        charged_orders=found["orders"],
+        given_back=0,
+    )
+    return found["orders"]
+
+
+async def empty(where: Database) -> None:
+    """Nothing claimed, nothing charged."""
     await where.connection.execute("TRUNCATE onceproof.inbox, charges")
     await where.settle("onceproof.inbox", "charges")
 
 
-def _numbered(prefix: str, number: str) -> str:
+def numbered(prefix: str, number: str) -> str:
+    """SQL for a text of constant length that ends in a number."""
     return f"'{prefix}' || lpad(CAST({number} AS text), 12, '0')"
 
 
-_EVENT_PREFIX: Final = "01930000-0000-7000-8000-"
-_NEXT: Final = "\\set i :i + 1\n\\set n :client_id * 1000000000 + :i * 10\n"
+EVENT_PREFIX: Final = "01930000-0000-7000-8000-"
+NEXT: Final = "\\set i :i + 1\n\\set n :client_id * 1000000000 + :i * 10\n"
 """Unique and ascending within a client, as the ids of events are."""
 
 
 def _single_scripts() -> list[Script]:
-    consumer = f"'{_NAME}'"
-    event_id = _numbered(_EVENT_PREFIX, ":n")
+    consumer = f"'{NAME}'"
+    event_id = numbered(EVENT_PREFIX, ":n")
     fresh = transaction(
         with_values(_CLAIM, {"consumer": consumer, "event_id": event_id}),
         with_values(
             _RECORD,
             {
-                "order_id": _numbered("o-", ":n"),
+                "order_id": numbered("o-", ":n"),
                 "event_id": event_id,
                 "amount": "1999",
                 "currency": "'EUR'",
@@ -190,9 +202,9 @@ def _single_scripts() -> list[Script]:
         ),
     )
     duplicate = transaction(
-        with_values(_CLAIM, {"consumer": consumer, "event_id": f"'{_KNOWN}'"}), end="ROLLBACK"
+        with_values(_CLAIM, {"consumer": consumer, "event_id": f"'{KNOWN}'"}), end="ROLLBACK"
     )
-    return [Script(_NEXT + fresh, weight=DUPLICATE_EVERY), Script(duplicate)]
+    return [Script(NEXT + fresh, weight=DUPLICATE_EVERY), Script(duplicate)]
 
 
 def _batch_scripts() -> list[Script]:
@@ -211,14 +223,14 @@ def _batch_script(*, fresh: int) -> str:
     def constant(value: str) -> str:
         return f"array_fill({value}, ARRAY[{fresh}])"
 
-    event_ids = array(_numbered(_EVENT_PREFIX, "g"))
-    claimed = event_ids if fresh == BATCH else f"{event_ids} || CAST('{_KNOWN}' AS text)"
-    return _NEXT + transaction(
-        with_values(_CLAIM_MANY, {"consumer": f"'{_NAME}'", "event_ids": claimed}),
+    event_ids = array(numbered(EVENT_PREFIX, "g"))
+    claimed = event_ids if fresh == BATCH else f"{event_ids} || CAST('{KNOWN}' AS text)"
+    return NEXT + transaction(
+        with_values(_CLAIM_MANY, {"consumer": f"'{NAME}'", "event_ids": claimed}),
         with_values(
             _RECORD_MANY,
             {
-                "order_ids": array(_numbered("o-", "g")),
+                "order_ids": array(numbered("o-", "g")),
                 "event_ids": event_ids,
                 "amounts": constant("CAST(1999 AS bigint)"),
                 "currencies": constant("CAST('EUR' AS text)"),

@@ -37,6 +37,7 @@ class Results:
     imports_rss_mb: float
     peak_rss_mb: float
     service: ServiceMemory | None
+    growth: dict[str, float] | None = None
 
     def as_json(self) -> dict[str, Any]:
         """Plain JSON types."""
@@ -67,6 +68,7 @@ class Results:
             "imports_rss_mb": self.imports_rss_mb,
             "peak_rss_mb": self.peak_rss_mb,
             "consumer_service": asdict(self.service) if self.service else None,
+            "memory_growth": self.growth,
         }
 
     def save(self) -> Path:
@@ -92,6 +94,12 @@ class Results:
                 f"consumer service, {self.service.orders} orders: {self.service.idle_mb:.0f} MB RSS "
                 f"when ready, {self.service.peak_mb:.0f} MB at most "
                 f"({self.service.orders_per_s:.0f} orders/s)"
+            )
+        if self.growth:
+            console.print(
+                f"a consumer over {self.growth['messages']:.0f} messages: "
+                f"{self.growth['settled_mb']:.0f} MB after a fifth, {self.growth['last_mb']:.0f} MB "
+                f"at the end ({self.growth['growth_percent']:+.1f} %)"
             )
         console.print(f"this process, with its messages: {self.peak_rss_mb:.0f} MB RSS at most")
 

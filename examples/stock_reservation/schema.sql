@@ -11,6 +11,13 @@ CREATE TABLE reservations (
     quantity int NOT NULL CHECK (quantity > 0)
 );
 
+-- For the effect in SQL.
+CREATE FUNCTION reserve(wanted jsonb) RETURNS void LANGUAGE sql AS $$
+    UPDATE stock SET free = free - CAST(wanted ->> 'quantity' AS int) WHERE sku = wanted ->> 'sku';
+    INSERT INTO reservations (order_id, sku, quantity)
+    VALUES (wanted ->> 'order_id', wanted ->> 'sku', CAST(wanted ->> 'quantity' AS int));
+$$;
+
 -- For the variants that deduplicate themselves.
 CREATE TABLE processed (id text PRIMARY KEY);
 

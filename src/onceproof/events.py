@@ -23,6 +23,8 @@ MAX_EVENT_BYTES: Final = 256 * 1024
 """Largest encoded event in bytes: what every SQS implementation accepts."""
 MAX_ATTRIBUTE_CHARS: Final = 255
 
+_DECODER: Final = json.JSONDecoder()
+
 _CONTEXT: Final = frozenset(
     {"specversion", "id", "source", "type", "subject", "time", "datacontenttype", "data"}
 )
@@ -101,7 +103,11 @@ class Event:
             MalformedEventError: with the reason that a person reading the DLQ needs.
         """
         try:
-            document = json.loads(body)
+            if body[:1] == b"{" and body[1:2] != b"\x00":
+                # As `json.loads` would, which first has to find out that it is UTF-8.
+                document = _DECODER.decode(body.decode("utf-8", "surrogatepass"))
+            else:
+                document = json.loads(body)
         except (ValueError, RecursionError) as error:
             raise MalformedEventError(f"not JSON: {error}") from None
         if not isinstance(document, dict):
@@ -123,6 +129,8 @@ class Event:
 
 def _required(document: Mapping[str, Any], name: str) -> str:
     value = document.get(name)
+    if type(value) is str and 0 < len(value) <= MAX_ATTRIBUTE_CHARS and value.isprintable():
+        return value
     if not isinstance(value, str) or not value:
         raise MalformedEventError(f"attribute {name!r} is missing or not a string")
     return _checked(name, value)
@@ -142,7 +150,7 @@ def _checked(name: str, value: str) -> str:
         raise MalformedEventError(f"attribute {name!r} is longer than {MAX_ATTRIBUTE_CHARS}")
     # Postgres text cannot hold NUL, and a lone surrogate cannot be encoded: neither may reach the
     # inbox, where it would fail as a database error and be retried.
-    if "\x00" in value or not value.isprintable():
+    if not value.isprintable():
         raise MalformedEventError(f"attribute {name!r} contains control characters")
     return value
 

@@ -65,10 +65,18 @@ _FLUSH_TIMEOUT_MS: Final = 2000
 Holding = Callable[[], tuple[int, Sequence[Mapping[str, AttributeValue]]]]
 """How many receives brought messages so far, and the messages in hand, each with its `STATE`."""
 
+_NO_SDK: Final = (trace.ProxyTracerProvider, trace.NoOpTracerProvider)
 _tracer: Final = trace.get_tracer("onceproof")
 _propagator: Final = TraceContextTextMapPropagator()
 _open_receives: Final[dict[object, float]] = {}
 _consumers: Final[dict[object, Holding]] = {}
+
+
+def recording() -> bool:
+    """Whether spans go anywhere. Without an SDK, to describe one costs more than to make it."""
+    if not isinstance(_tracer, trace.ProxyTracer):
+        return True
+    return not isinstance(trace.get_tracer_provider(), _NO_SDK)
 
 
 def current_traceparent() -> str | None:
@@ -164,6 +172,8 @@ def record_moment(
     name: str, parent: SpanContext | None, attributes: Mapping[str, AttributeValue]
 ) -> None:
     """End a span without duration: what happened to a delivery outside of its handling."""
+    if not recording():
+        return
     context = trace.set_span_in_context(trace.NonRecordingSpan(parent)) if parent else None
     _tracer.start_span(name, context=context, attributes=attributes).end()
 
@@ -265,6 +275,7 @@ __all__ = [
     "receiving",
     "record_crash_point",
     "record_moment",
+    "recording",
     "remote_context",
     "sent_attributes",
 ]

@@ -14,15 +14,23 @@ from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession, async_sessionmaker
 
 from onceproof.brokers.memory import MemoryBroker, MemorySubscriber
-from onceproof.consumer import Consumer, ConsumerSettings
+from onceproof.consumer import Consumer, ConsumerSettings, SqlEffect
+from onceproof.errors import PermanentError
 from onceproof.events import Event
 from onceproof.ports import Delivery, Message, Outgoing, SettleResult
-from onceproof.postgres import create_engine
+from onceproof.postgres import Connections, create_engine
 
 _CHARGE = text("""
     INSERT INTO charges (order_id, event_id, amount, currency, provider_charge_id, delivery_attempt)
     VALUES (:order_id, :event_id, 100, 'EUR', 'ch', :attempt)
 """)
+
+_EFFECT = """
+    INSERT INTO charges (order_id, event_id, amount, currency, provider_charge_id, delivery_attempt)
+    SELECT key, event_id, CAST(coalesce(data->>'amount', '100') AS bigint), 'EUR', 'ch', attempt
+    FROM events
+    RETURNING 1
+"""
 
 
 class Watched(MemorySubscriber):
@@ -58,8 +66,10 @@ class Watched(MemorySubscriber):
 class Rig:
     """A queue with a DLQ, a handler that charges, and a consumer on both."""
 
-    def __init__(self, engine: AsyncEngine) -> None:
+    def __init__(self, engine: AsyncEngine, connections: Connections) -> None:
         self.engine = engine
+        self.connections = connections
+        self.effect = SqlEffect(_EFFECT)
         self.broker = MemoryBroker()
         self.broker.create_queue("dlq")
         self.broker.create_queue("orders", max_receive_count=5, dead_letter="dlq")
@@ -77,6 +87,8 @@ class Rig:
 
     async def handle(self, session: AsyncSession, delivery: Delivery) -> None:
         self.seen.append(delivery)
+        if (delivery.event.data or {}).get("amount"):
+            raise PermanentError("the amount is no number")
         await session.execute(
             _CHARGE,
             {
@@ -92,15 +104,53 @@ class Rig:
         for delivery in deliveries:
             await self.handle(session, delivery)
 
-    def consumer(self, *, batch: bool = False, single: bool = True, **settings: Any) -> Consumer:
+    def consumer(self, path: str = "handle", *, single: bool = True, **settings: Any) -> Consumer:
+        """A consumer that charges by a handler, by a batch handler too, or by an effect in SQL."""
+        effect = path == "effect"
         return Consumer(
             self.subscriber,
-            async_sessionmaker(self.engine, expire_on_commit=False),
-            self.handle if single else None,
-            handle_batch=self.handle_batch if batch else None,
+            self.connections if effect else async_sessionmaker(self.engine, expire_on_commit=False),
+            None if effect or not single else self.handle,
+            handle_batch=self.handle_batch if path == "batch" else None,
+            effect=self.effect if effect else None,
             on_health=lambda dependency, reason: self.health.append((dependency, reason)),
             settings=ConsumerSettings("payments", **(self.settings | settings)),
         )
+
+    async def refuse_charges(self, condition: str, state: str = "P0001") -> None:
+        """Have Postgres raise an error with this SQLSTATE for charges `NEW` that meet a condition."""
+        async with self.engine.begin() as connection:
+            await connection.execute(
+                text(f"""
+                    CREATE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
+                        RAISE EXCEPTION 'refused' USING ERRCODE = '{state}';
+                    END $$
+                """)
+            )
+            await connection.execute(
+                text("CREATE TRIGGER refuse BEFORE INSERT ON charges FOR EACH ROW "
+                     f"WHEN ({condition}) EXECUTE FUNCTION refuse()")
+            )  # fmt: skip
+
+    @asynccontextmanager
+    async def charges_held_back(self) -> AsyncIterator[None]:
+        """While this lasts, whoever inserts a charge waits, with its claim made."""
+        async with self.engine.begin() as connection:
+            await connection.execute(text("LOCK TABLE charges IN EXCLUSIVE MODE"))
+            yield
+
+    async def waiting(self, number: int) -> None:
+        """Until so many transactions wait for a lock."""
+        async with asyncio.timeout(10), self.engine.connect() as connection:
+            while True:
+                found = await connection.scalar(
+                    text("SELECT count(*) FROM pg_stat_activity "
+                         "WHERE datname = current_database() AND wait_event_type = 'Lock'")
+                )  # fmt: skip
+                await connection.rollback()
+                if found >= number:
+                    return
+                await asyncio.sleep(0.01)
 
     async def send(self, *events: Event) -> None:
         await self.broker.send("orders", [Outgoing(e.id, e.encode(), e.key) for e in events])
@@ -147,12 +197,26 @@ class Rig:
         """The value of a metric."""
         return REGISTRY.get_sample_value(name, labels) or 0.0
 
-    def order(self, number: int) -> Event:
-        return Event(type="dev.test", data={"n": number}, key=f"o-{number}")
+    def order(self, number: int, **data: Any) -> Event:
+        """An order; with an `amount`, which is no number, it can be charged on no path."""
+        return Event(type="dev.test", data={"n": number} | data, key=f"o-{number}")
 
 
 @pytest.fixture
 async def rig(database_url: str) -> AsyncIterator[Rig]:
     engine = create_engine(database_url, application_name="test-consumer", pool_size=20)
-    yield Rig(engine)
+    async with Connections(database_url, application_name="test-effect", size=20) as connections:
+        yield Rig(engine, connections)
     await engine.dispose()
+
+
+@pytest.fixture(params=["handle", "batch", "effect"])
+def path(request: pytest.FixtureRequest) -> str:
+    """How the consumer charges; what is promised is the same."""
+    return str(request.param)
+
+
+@pytest.fixture(params=["batch", "effect"])
+def batch_path(request: pytest.FixtureRequest) -> str:
+    """The ways that take several messages in one transaction."""
+    return str(request.param)

@@ -5,18 +5,26 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from typing import TYPE_CHECKING, Any
+from uuid import uuid4
 
 import asyncpg
 import pytest
 from sqlalchemy import event, text
 from sqlalchemy.engine import make_url
+from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncSession, async_sessionmaker
 
 from onceproof.consumer import Consumer, ConsumerSettings
 from onceproof.consumer import consumer as consumer_module
-from onceproof.crashpoints import CONSUMER_AFTER_COMMIT, Armed, crash_points
+from onceproof.crashpoints import (
+    CONSUMER_AFTER_CHARGE,
+    CONSUMER_AFTER_COMMIT,
+    CONSUMER_BEFORE_CHARGE,
+    Armed,
+    crash_points,
+)
 from onceproof.errors import ConfigurationError, TransientError
 from onceproof.ports import Delivery, Message, Outgoing, SettleResult
 
@@ -42,25 +50,17 @@ async def end_sessions(admin: Any, database_url: str) -> None:
 
 
 async def test_a_database_that_goes_away_closes_the_gate_and_nothing_is_lost(
-    rig: Rig, database_url: str
+    rig: Rig, path: str, database_url: str
 ) -> None:
     name = make_url(database_url).database
-    entered = asyncio.Event()
-
-    async def hold(_: Delivery) -> None:
-        entered.set()
-        if not away.is_set():
-            await away.wait()
-
-    away = asyncio.Event()
-    rig.behave = hold
     await rig.send(*(rig.order(n) for n in range(40)))
-    consumer = rig.consumer(concurrency=4, prefetch=4, unavailable_backoff_s=0.05)
+    consumer = rig.consumer(path, concurrency=4, prefetch=4, unavailable_backoff_s=0.05)
     async with administrator(database_url) as admin, rig.running(consumer):
-        await asyncio.wait_for(entered.wait(), 10)
-        await admin.execute(f'ALTER DATABASE "{name}" ALLOW_CONNECTIONS false')
-        await end_sessions(admin, database_url)
-        away.set()
+        with suppress(DBAPIError):  # this session is ended like all others
+            async with rig.charges_held_back():
+                await rig.waiting(1)
+                await admin.execute(f'ALTER DATABASE "{name}" ALLOW_CONNECTIONS false')
+                await end_sessions(admin, database_url)
         await rig.until(lambda: any(d == "database" and r for d, r in rig.health))
         await asyncio.sleep(0.4)  # what is in hand or was asked for has come to rest
         received, handled = rig.subscriber.received, len(rig.seen)
@@ -76,14 +76,14 @@ async def test_a_database_that_goes_away_closes_the_gate_and_nothing_is_lost(
     assert await rig.dead() == []
 
 
-async def test_terminated_backends_cost_no_message(rig: Rig, database_url: str) -> None:
+async def test_terminated_backends_cost_no_message(rig: Rig, path: str, database_url: str) -> None:
     async def work(_: Delivery) -> None:
         await asyncio.sleep(0.01)
 
     rig.behave = work
     rig.broker.create_queue("orders", max_receive_count=20, dead_letter="dlq")
     await rig.send(*(rig.order(n) for n in range(150)))
-    consumer = rig.consumer(unavailable_backoff_s=0.02)
+    consumer = rig.consumer(path, unavailable_backoff_s=0.02)
     async with administrator(database_url) as admin, rig.running(consumer):
         for _ in range(6):
             await asyncio.sleep(0.05)
@@ -92,12 +92,14 @@ async def test_terminated_backends_cost_no_message(rig: Rig, database_url: str) 
     assert sorted(order for order, _ in await rig.charges()) == sorted(f"o-{n}" for n in range(150))
 
 
-async def test_a_read_only_database_is_a_database_that_is_away(rig: Rig, database_url: str) -> None:
+async def test_a_read_only_database_is_a_database_that_is_away(
+    rig: Rig, path: str, database_url: str
+) -> None:
     name = make_url(database_url).database
     async with administrator(database_url) as admin:
         await admin.execute(f'ALTER DATABASE "{name}" SET default_transaction_read_only = on')
         await rig.send(rig.order(1))
-        async with rig.running(rig.consumer(unavailable_backoff_s=0.02)):
+        async with rig.running(rig.consumer(path, unavailable_backoff_s=0.02)):
             await rig.until(lambda: any(d == "database" and r for d, r in rig.health))
             await asyncio.sleep(0.3)
             attempts = rig.subscriber.received
@@ -128,13 +130,27 @@ async def test_a_lost_reply_to_the_commit_is_decided_by_the_redelivery(rig: Rig)
     assert rig.count("onceproof_dedup_hits_total") - hits == 1
 
 
-async def test_a_dropped_ack_comes_again_as_a_duplicate(rig: Rig) -> None:
-    fault = {"id": "ack", "point": CONSUMER_AFTER_COMMIT, "action": "drop", "attempt": 1}
+def drop_once(point: str) -> None:
+    fault = {"id": str(uuid4()), "point": point, "action": "drop", "attempt": 1}
     crash_points.arm([Armed.from_json(fault)])
+
+
+@pytest.mark.parametrize("point", [CONSUMER_BEFORE_CHARGE, CONSUMER_AFTER_CHARGE])
+async def test_what_is_dropped_before_the_commit_never_was(rig: Rig, path: str, point: str) -> None:
+    drop_once(point)
+    await rig.send(rig.order(1))
+    async with rig.running(rig.consumer(path)):
+        await rig.drained()
+    assert await rig.charges() == [("o-1", 2)]
+    assert not crash_points.armed()
+
+
+async def test_a_dropped_ack_comes_again_as_a_duplicate(rig: Rig, path: str) -> None:
+    drop_once(CONSUMER_AFTER_COMMIT)
     hits = rig.count("onceproof_dedup_hits_total")
     lost = rig.count("onceproof_messages_processed_total", outcome="ack_lost")
     await rig.send(rig.order(1))
-    async with rig.running(rig.consumer(visibility_s=1)):
+    async with rig.running(rig.consumer(path, visibility_s=1)):
         await rig.drained()
     assert await rig.charges() == [("o-1", 1)]
     assert rig.subscriber.received == 2
@@ -363,6 +379,14 @@ async def test_what_a_customer_sent_is_in_no_log(
     assert len(rig.seen) == 2
 
 
-def test_a_consumer_without_a_handler_is_refused(rig: Rig) -> None:
+async def test_a_consumer_without_what_it_needs_is_refused(rig: Rig) -> None:
+    settings = ConsumerSettings("c")
+    sessions = async_sessionmaker[AsyncSession]()
     with pytest.raises(ConfigurationError, match="needs handle"):
-        Consumer(rig.subscriber, async_sessionmaker[AsyncSession](), settings=ConsumerSettings("c"))
+        Consumer(rig.subscriber, sessions, settings=settings)
+    with pytest.raises(ConfigurationError, match="runs on"):
+        Consumer(rig.subscriber, sessions, effect=rig.effect, settings=settings)
+    with pytest.raises(ConfigurationError, match="gets a session"):
+        Consumer(rig.subscriber, rig.connections, rig.handle, settings=settings)
+    with pytest.raises(ConfigurationError, match="either an effect or handlers"):
+        Consumer(rig.subscriber, rig.connections, rig.handle, effect=rig.effect, settings=settings)

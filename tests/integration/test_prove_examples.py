@@ -60,6 +60,7 @@ def cells(*points, acts=EVERY_FAULT):
         ("email_sender.own_loop:consume", {"kind": "loop"}),
         ("stock_reservation.handler:handle", {}),
         ("stock_reservation.handler:handle_batch", {"kind": "batch"}),
+        ("stock_reservation.effect:EFFECT", {}),
     ],
 )
 def test_what_is_done_right_holds_at_every_point(prove, target, settings):

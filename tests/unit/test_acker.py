@@ -5,9 +5,11 @@ import time
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 
+import pytest
 from opentelemetry.trace import INVALID_SPAN_CONTEXT
 
 from onceproof.brokers.memory import MemoryBroker, MemorySubscriber
+from onceproof.consumer import acker as acker_module
 from onceproof.consumer.acker import BATCH, Ack, Acker
 from onceproof.consumer.inflight import InHand
 from onceproof.events import Event
@@ -114,3 +116,43 @@ async def test_a_request_that_a_stop_cut_off_is_repeated_by_the_last_flush() -> 
     assert (await subscriber.depth()).total == 0
     await acker.flush()
     assert subscriber.batches == [1, 2]  # nothing left, no request
+
+
+async def test_several_requests_are_in_flight_at_once_and_a_stop_sends_what_was_cut_off() -> None:
+    subscriber, acks = await queue(BATCH * 3 + 3)
+    subscriber.hold = asyncio.Event()
+    acker = Acker(subscriber, linger_s=60, system="memory")
+    async with running(acker):
+        for some in (acks[: BATCH * 2], acks[BATCH * 2 :]):
+            asked = len(subscriber.batches)
+            for ack in some:
+                acker.add(ack)
+            async with asyncio.timeout(5):
+                while True:
+                    if len(subscriber.batches) > asked:
+                        break
+                    await asyncio.sleep(0)
+        assert subscriber.batches == [BATCH * 2, BATCH]  # the rest waits for company
+        assert len(acker.unacked) == len(acks)
+    assert len(acker.unacked) == len(acks)
+    subscriber.hold = None
+    await acker.flush()
+    assert subscriber.batches == [BATCH * 2, BATCH, len(acks)]
+    assert acker.unacked == []
+    assert (await subscriber.depth()).total == 0
+
+
+async def test_while_too_much_waits_it_does_not_keep_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(acker_module, "_BACKLOG", 12)
+    subscriber, acks = await queue(12)
+    acker = Acker(subscriber, linger_s=0, system="memory")
+    for ack in acks[:-1]:
+        acker.add(ack)
+    await asyncio.wait_for(acker.keeps_up(), 1)
+    acker.add(acks[-1])
+    waiting = asyncio.create_task(acker.keeps_up())
+    await asyncio.sleep(0)
+    assert not waiting.done()
+    async with running(acker):
+        await asyncio.wait_for(waiting, 5)
+        await empty(subscriber)

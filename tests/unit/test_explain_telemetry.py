@@ -88,7 +88,8 @@ def test_a_message_that_was_in_the_dlq_says_so(exported: InMemorySpanExporter) -
     dead = Message(EVENT.encode(), "dead-1", "r", 1, 0.0, attributes={ORIGINAL_ID: "message-0"})
     redriven = Letter.of(dead).copy("redrive-1").attributes
     for attributes in (redriven, dead.attributes):
-        tracing.handling(SETTINGS, "q", in_hand(attributes=attributes)).end()
+        (handled,) = tracing.handling(SETTINGS, "q", [in_hand(attributes=attributes)])
+        handled.end()
     by_tool, by_hand = (dict(span.attributes or {}) for span in exported.get_finished_spans())
     assert by_tool[telemetry.REDRIVE] == "redrive-1"
     assert telemetry.DEAD_LETTERED_AS not in by_tool

@@ -14,14 +14,14 @@ import logging
 import time
 from typing import Any, Final
 
-from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncSession, async_sessionmaker
 
 from onceproof import metrics
 from onceproof.consumer import tracing
 from onceproof.consumer.acker import Acker
+from onceproof.consumer.effect import EffectTransaction, SqlEffect
 from onceproof.consumer.gate import Gate
-from onceproof.consumer.handler import BatchHandler, Handler, Transaction
+from onceproof.consumer.handler import BatchHandler, Handler, Transaction, Work
 from onceproof.consumer.heartbeat import heartbeat
 from onceproof.consumer.inflight import InFlight, InHand
 from onceproof.consumer.settings import ConsumerSettings
@@ -35,7 +35,7 @@ from onceproof.errors import (
 )
 from onceproof.events import Event
 from onceproof.ports import Delivery, HealthListener, Message, Subscriber
-from onceproof.postgres import translated
+from onceproof.postgres import Connections, translated
 from onceproof.telemetry import holding, receiving
 
 logger = logging.getLogger(__name__)
@@ -54,40 +54,44 @@ class Consumer:
 
     Args:
         subscriber: the queue.
-        sessions: makes the session that a handler gets; its engine should have a lock timeout.
+        database: makes the session that a handler gets, whose engine should have a lock timeout; for
+            an `effect`, the connections that it runs on.
         handle: `async def handle(session, delivery)`.
         handle_batch: `async def handle_batch(session, deliveries)`, several in one transaction; when
             that fails, its messages are tried one by one. Give one of the two, or both.
+        effect: instead of a handler, what an event does as one SQL statement; by far the fastest.
         settings: how it works.
         on_health: told when broker or database go away and come back.
 
     Raises:
-        ConfigurationError: there is no handler.
+        ConfigurationError: there is no handler, or `database` is not what it needs.
     """
 
     def __init__(
         self,
         subscriber: Subscriber,
-        sessions: async_sessionmaker[AsyncSession],
+        database: async_sessionmaker[AsyncSession] | Connections,
         handle: Handler | None = None,
         *,
         handle_batch: BatchHandler | None = None,
+        effect: SqlEffect | None = None,
         settings: ConsumerSettings,
         on_health: HealthListener = lambda _dependency, _reason: None,
     ) -> None:
-        if handle is None and handle_batch is None:
-            raise ConfigurationError("a consumer needs handle or handle_batch")
+        self._work = _work(database, handle, handle_batch, effect, settings)
         self._subscriber = subscriber
-        self._sessions = sessions
         self._settings = settings
         self._on_health = on_health
-        self._batch_size = settings.batch_size if handle_batch else 1
+        self._batch_size = settings.batch_size if handle_batch or effect else 1
+        # So much of what is prefetched may be worked off before a request is worth it: half of it, or
+        # where several are worked off at once, all of it.
+        spare = settings.prefetch if self._batch_size > 1 else settings.prefetch // 2
         self._in_flight = InFlight(
             settings.concurrency * self._batch_size + settings.prefetch,
-            # Half of what is prefetched may be worked off before a request is worth it.
-            refill=min(_RECEIVE_BATCH, max(settings.prefetch // 2, 1)),
+            refill=min(_RECEIVE_BATCH, max(spare, 1)),
         )
         self._ready: asyncio.Queue[InHand] = asyncio.Queue()
+        self._plenty = asyncio.Event()
         self._receives = 0
         self._working = 0
         self._idle = asyncio.Event()
@@ -99,7 +103,7 @@ class Consumer:
         self._acker = Acker(subscriber, linger_s=settings.ack_linger_s, system=settings.system)
         self._settler = Settler(
             subscriber,
-            Transaction(settings.name, sessions, handle, handle_batch, settings.fixes),
+            self._work,
             self._acker,
             self._in_flight,
             self._gate,
@@ -107,8 +111,14 @@ class Consumer:
         )
 
     async def run(self, stop: asyncio.Event) -> None:
-        """Consume until `stop` is set, then drain: finish what is in work, give back the rest."""
+        """Consume until `stop` is set, then drain: finish what is in work, give back the rest.
+
+        Raises:
+            ConfigurationError: an effect is not a statement that can run.
+        """
         settings = self._settings
+        with contextlib.suppress(DatabaseUnavailableError):  # the first message will tell
+            await self._work.check()
         background = [
             asyncio.create_task(self._acker.run(), name="acker"),
             asyncio.create_task(self._gate.run(), name="gate"),
@@ -122,16 +132,19 @@ class Consumer:
             )
             background.append(asyncio.create_task(beat, name="heartbeat"))
         workers = [
-            asyncio.create_task(self._work(), name=f"worker-{i}")
+            asyncio.create_task(self._worker(), name=f"worker-{i}")
             for i in range(settings.concurrency)
         ]
-        fetcher = asyncio.create_task(self._fetch(), name="fetcher")
+        fetchers = [
+            asyncio.create_task(self._fetch(helps=i > 0), name=f"fetcher-{i}")
+            for i in range(settings.receives)
+        ]
         stopped = asyncio.create_task(stop.wait(), name="stop")
-        tasks = {stopped, fetcher, *workers, *background}
+        tasks = {stopped, *fetchers, *workers, *background}
         with holding(self._holding):
             try:
                 done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
-                await _cancel(fetcher)
+                await _cancel(*fetchers)
                 await self._drain(workers)
                 for task in done - {stopped}:
                     task.result()  # a task that ends by itself is a bug: raise what ended it
@@ -168,25 +181,37 @@ class Consumer:
             self._idle.clear()
             await self._idle.wait()
 
-    async def _fetch(self) -> None:
+    async def _fetch(self, *, helps: bool) -> None:
+        """Receive for ever; a helper only while there is more than one request brings."""
         settings = self._settings
         while True:
             await self._gate.passed()
-            room = await self._in_flight.room()
+            if helps:
+                await self._plenty.wait()
+            await self._acker.keeps_up()
+            wanted = min(await self._in_flight.room(), _RECEIVE_BATCH)
             started = time.time_ns()
+            self._in_flight.expect(wanted)
             try:
                 with receiving():
                     messages = await self._subscriber.receive(
-                        max_messages=room,
+                        max_messages=wanted,
                         wait_s=settings.wait_s,
                         visibility_s=settings.visibility_s,
                     )
             except (BrokerUnavailableError, QueueNotFoundError) as error:
+                self._plenty.clear()
                 logger.warning("broker away, trying again: %s", error)
                 self._on_health("broker", str(error))
                 await asyncio.sleep(settings.unavailable_backoff_s)
                 continue
+            finally:
+                self._in_flight.expect(-wanted)
             self._on_health("broker", None)
+            if len(messages) < wanted:
+                self._plenty.clear()
+            else:
+                self._plenty.set()
             if messages:
                 await self._take(messages, started)
             elif time.time_ns() - started < _AT_ONCE_S * 1e9:
@@ -224,7 +249,7 @@ class Consumer:
         for message, reason in malformed:
             await self._settler.reject(message, reason)
 
-    async def _work(self) -> None:
+    async def _worker(self) -> None:
         while True:
             batch = [await self._ready.get()]
             while len(batch) < self._batch_size and not self._ready.empty():
@@ -239,12 +264,35 @@ class Consumer:
 
     async def _probe(self) -> None:
         with translated():
-            async with asyncio.timeout(_PROBE_TIMEOUT_S), self._sessions() as session:
-                # A standby answers, but cannot record a claim until it is promoted.
-                if await session.scalar(
-                    text("SELECT current_setting('transaction_read_only')::bool")
-                ):
-                    raise DatabaseUnavailableError("the database is read-only")
+            async with asyncio.timeout(_PROBE_TIMEOUT_S):
+                await self._work.probe()
+
+
+def _work(
+    database: async_sessionmaker[AsyncSession] | Connections,
+    handle: Handler | None,
+    handle_batch: BatchHandler | None,
+    effect: SqlEffect | None,
+    settings: ConsumerSettings,
+) -> Work:
+    if effect is not None:
+        if handle is not None or handle_batch is not None:
+            raise ConfigurationError("a consumer has either an effect or handlers")
+        if not isinstance(database, Connections):
+            raise ConfigurationError("an effect runs on onceproof.postgres.Connections")
+        return EffectTransaction(settings.name, database, effect, settings.fixes)
+    if handle is None and handle_batch is None:
+        raise ConfigurationError("a consumer needs handle, handle_batch or effect")
+    if isinstance(database, Connections):
+        raise ConfigurationError("a handler gets a session: pass an async_sessionmaker")
+    return Transaction(
+        settings.name,
+        database,
+        handle,
+        handle_batch,
+        settings.fixes,
+        settings.handler_timeout_s,
+    )
 
 
 async def _cancel(*tasks: asyncio.Task[Any]) -> None:

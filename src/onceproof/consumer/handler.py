@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Awaitable, Callable, Sequence
 from enum import StrEnum
+from typing import Final, Protocol
 
-from sqlalchemy.ext.asyncio import AsyncSession, async_sessionmaker
+from sqlalchemy import text
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncSession, async_sessionmaker
 
 from onceproof.crashpoints import (
     CONSUMER_AFTER_CHARGE,
     CONSUMER_AFTER_COMMIT,
     CONSUMER_BEFORE_CHARGE,
     crash_point,
+    crash_points,
 )
 from onceproof.errors import DatabaseUnavailableError, InjectedDropError, OutcomeUnknownError
 from onceproof.inbox import claim, claim_many
@@ -42,30 +46,16 @@ class Outcome(StrEnum):
         return self in {Outcome.PROCESSED, Outcome.DUPLICATE}
 
 
-class Transaction:
-    """Runs handlers, each call in a database transaction of its own.
+_READ_ONLY: Final = text("SELECT current_setting('transaction_read_only')::bool")
 
-    Args:
-        consumer: name under which events are claimed.
-        sessions: makes the handler's session.
-        handle: handler for one delivery.
-        handle_batch: handler for several; used for one as well when there is no `handle`.
-        fixes: without `inbox` nothing is claimed, which is what the naive variant shows.
-    """
 
-    def __init__(
-        self,
-        consumer: str,
-        sessions: async_sessionmaker[AsyncSession],
-        handle: Handler | None,
-        handle_batch: BatchHandler | None,
-        fixes: Fixes,
-    ) -> None:
-        self._consumer = consumer
-        self._sessions = sessions
-        self._handle = handle
-        self._handle_batch = handle_batch
-        self._fixes = fixes
+class Work(Protocol):
+    """What is done with deliveries, in a database transaction of its own for each call."""
+
+    @property
+    def calls_out(self) -> bool:
+        """Whether somebody's code runs meanwhile, which may pass on the trace that it is in."""
+        ...
 
     async def run(self, deliveries: Sequence[Delivery]) -> list[Outcome]:
         """Process deliveries together; one outcome for each, in order.
@@ -75,36 +65,100 @@ class Transaction:
             OutcomeUnknownError: the reply to the COMMIT was lost; the redelivery decides.
             Exception: whatever the handler raised; the transaction was rolled back.
         """
-        for delivery in deliveries:
-            _pass(CONSUMER_BEFORE_CHARGE, delivery)
+        ...
+
+    async def probe(self) -> None:
+        """Ask whether the database can be written to.
+
+        Raises:
+            DatabaseUnavailableError: not now.
+        """
+        ...
+
+    async def check(self) -> None:
+        """Refuse what cannot run, before the first message is received.
+
+        Raises:
+            ConfigurationError: with what is wrong.
+            DatabaseUnavailableError: it could not be asked.
+        """
+        ...
+
+
+class Transaction:
+    """Runs handlers, each call in a database transaction of its own.
+
+    Args:
+        consumer: name under which events are claimed.
+        sessions: makes the handler's session.
+        handle: handler for one delivery.
+        handle_batch: handler for several; used for one as well when there is no `handle`.
+        fixes: without `inbox` nothing is claimed, which is what the naive variant shows.
+        timeout_s: seconds after which a handler is cancelled and its transaction rolled back.
+    """
+
+    calls_out = True
+
+    def __init__(
+        self,
+        consumer: str,
+        sessions: async_sessionmaker[AsyncSession],
+        handle: Handler | None,
+        handle_batch: BatchHandler | None,
+        fixes: Fixes,
+        timeout_s: float | None = None,
+    ) -> None:
+        self._consumer = consumer
+        self._sessions = sessions
+        self._handle = handle
+        self._handle_batch = handle_batch
+        self._fixes = fixes
+        self._timeout_s = timeout_s
+
+    async def run(self, deliveries: Sequence[Delivery]) -> list[Outcome]:
+        """Claim, run the handler, commit; see `Work.run`."""
+        pass_point(CONSUMER_BEFORE_CHARGE, deliveries)
         # Around the session too: to close it is to roll back, on a connection that may be gone.
-        with translated(statements_only=True):
-            return await self._run(deliveries)
+        async with asyncio.timeout(self._timeout_s):
+            with translated(statements_only=True):
+                return await self._run(deliveries)
 
     async def _run(self, deliveries: Sequence[Delivery]) -> list[Outcome]:
         async with self._sessions() as session:
             with translated():
                 # Connect here, where a refused connection can only be the database's.
-                await session.connection()
-                fresh = await self._claim(session, deliveries)
+                connection = await session.connection()
+                # On the connection: to have the session run a statement costs as much CPU again.
+                fresh = await self._claim(connection, deliveries)
                 if not fresh:
                     await session.rollback()
                     return [Outcome.DUPLICATE] * len(deliveries)
             await self._effect(session, fresh)
-            for delivery in fresh:
-                _pass(CONSUMER_AFTER_CHARGE, delivery)
+            pass_point(CONSUMER_AFTER_CHARGE, fresh)
             await self._commit(session)
             # No await between the commit and its crash point, or the moment would have passed.
-            lost = [delivery for delivery in fresh if not _ack_survives(delivery)]
-        return [_outcome(delivery, fresh, lost) for delivery in deliveries]
+            return outcomes(deliveries, fresh)
 
-    async def _claim(self, session: AsyncSession, deliveries: Sequence[Delivery]) -> list[Delivery]:
+    async def probe(self) -> None:
+        """Ask whether the database can be written to; see `Work.probe`."""
+        with translated():
+            async with self._sessions() as session:
+                # A standby answers, but cannot record a claim until it is promoted.
+                if await session.scalar(_READ_ONLY):
+                    raise DatabaseUnavailableError("the database is read-only")
+
+    async def check(self) -> None:
+        """Nothing: a handler shows only when it runs whether it can."""
+
+    async def _claim(
+        self, connection: AsyncConnection, deliveries: Sequence[Delivery]
+    ) -> list[Delivery]:
         if not self._fixes.inbox:
             return list(deliveries)
         if len(deliveries) == 1:
-            claimed = await claim(session, self._consumer, deliveries[0].dedup_key)
+            claimed = await claim(connection, self._consumer, deliveries[0].dedup_key)
             return list(deliveries) if claimed else []
-        keys = await claim_many(session, self._consumer, (d.dedup_key for d in deliveries))
+        keys = await claim_many(connection, self._consumer, (d.dedup_key for d in deliveries))
         fresh: dict[str, Delivery] = {}
         for delivery in deliveries:  # a relay may have sent the same event twice into one batch
             if delivery.dedup_key in keys:
@@ -127,24 +181,37 @@ class Transaction:
             raise OutcomeUnknownError(f"reply to the COMMIT lost: {error}") from error
 
 
+def pass_point(point: str, deliveries: Sequence[Delivery]) -> None:
+    """Pass a crash point with each of the deliveries."""
+    if crash_points.waits_at(point):
+        for delivery in deliveries:
+            _pass(point, delivery)
+
+
+def outcomes(deliveries: Sequence[Delivery], fresh: Sequence[Delivery]) -> list[Outcome]:
+    """What became of `deliveries` now that the transaction of the `fresh` among them is committed.
+
+    Passes the crash point after the commit, so there must be no await between the two.
+    """
+    if not crash_points.waits_at(CONSUMER_AFTER_COMMIT):
+        if len(fresh) == len(deliveries):
+            return [Outcome.PROCESSED] * len(deliveries)
+        done = {id(delivery): Outcome.PROCESSED for delivery in fresh}
+    else:
+        done = {id(delivery): _committed(delivery) for delivery in fresh}
+    return [done.get(id(delivery), Outcome.DUPLICATE) for delivery in deliveries]
+
+
+def _committed(delivery: Delivery) -> Outcome:
+    try:
+        _pass(CONSUMER_AFTER_COMMIT, delivery)
+    except InjectedDropError:
+        return Outcome.ACK_LOST
+    return Outcome.PROCESSED
+
+
 def _pass(point: str, delivery: Delivery) -> None:
     event = delivery.event
     crash_point(
         point, event.key or event.id, delivery.attempt, event.id, delivery.message.message_id
     )
-
-
-def _ack_survives(delivery: Delivery) -> bool:
-    try:
-        _pass(CONSUMER_AFTER_COMMIT, delivery)
-    except InjectedDropError:
-        return False
-    return True
-
-
-def _outcome(delivery: Delivery, fresh: list[Delivery], lost: list[Delivery]) -> Outcome:
-    if any(delivery is one for one in lost):
-        return Outcome.ACK_LOST
-    if any(delivery is one for one in fresh):
-        return Outcome.PROCESSED
-    return Outcome.DUPLICATE

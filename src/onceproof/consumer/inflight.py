@@ -11,6 +11,7 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from enum import StrEnum
+from typing import Literal
 
 from opentelemetry.trace import SpanContext
 
@@ -30,18 +31,21 @@ class State(StrEnum):
 class InHand:
     """A delivery that is waiting or in work; `visible_until` moves with each extension.
 
-    `created` is the span in which the event was made, parsed once for all spans about the delivery;
-    `receive` the number of the request that brought it.
+    `receive` is the number of the request that brought it.
     """
 
     delivery: Delivery
     visible_until: float
-    created: SpanContext | None = field(init=False)
     state: State = State.WAITING
     receive: int = 0
+    _created: SpanContext | Literal[False] | None = field(default=False, init=False)
 
-    def __post_init__(self) -> None:
-        self.created = remote_context(self.delivery.event.traceparent)
+    @property
+    def created(self) -> SpanContext | None:
+        """The span in which the event was made, parsed once for all spans about the delivery."""
+        if self._created is False:
+            self._created = remote_context(self.delivery.event.traceparent)
+        return self._created
 
     @property
     def message(self) -> Message:
@@ -67,6 +71,7 @@ class InFlight:
         self._capacity = capacity
         self._refill = refill
         self._items: set[InHand] = set()
+        self._expected = 0
         self._room = asyncio.Event()
         self._room.set()
 
@@ -79,21 +84,31 @@ class InFlight:
     @property
     def free(self) -> int:
         """How many more messages may be received."""
-        return max(self._capacity - len(self._items), 0)
+        return max(self._capacity - len(self._items) - self._expected, 0)
 
     async def room(self) -> int:
         """Wait until there is room; how much."""
-        await self._room.wait()
+        while not self._room.is_set():
+            await self._room.wait()
         return self.free
+
+    def expect(self, number: int) -> None:
+        """Keep room for messages that were asked for; negative when the answer is there."""
+        self._expected += number
+        self._look()
 
     def add(self, item: InHand) -> None:
         """Take a message in hand."""
         self._items.add(item)
-        if self.free < self._refill:
-            self._room.clear()
+        self._look()
 
     def remove(self, item: InHand) -> None:
         """Let go of a message."""
         self._items.discard(item)
-        if self.free >= self._refill:
+        self._look()
+
+    def _look(self) -> None:
+        if self.free < self._refill:
+            self._room.clear()
+        else:
             self._room.set()

@@ -18,12 +18,15 @@ class ConsumerSettings:
         concurrency: handlers at work at once; each holds a database connection.
         prefetch: messages received beyond those at work. Their visibility runs while they wait.
         batch_size: messages per transaction when a set-based handler is given.
+        receives: receive requests in flight at most. More than one only while they come back full, so a
+            quiet queue costs one long poll at a time.
         wait_s: long poll in seconds; SQS allows 20.
         visibility_s: visibility timeout in seconds that is asked for on receive. Longer means fewer
             duplicates, shorter means faster recovery after a crash.
         heartbeat_s: seconds between extensions; None means a third of `visibility_s`, so that two may
             fail.
-        handler_timeout_s: seconds after which a handler is cancelled and its transaction rolled back.
+        handler_timeout_s: seconds after which a handler is cancelled and its transaction rolled back. An
+            effect in SQL is bounded by its connections' `statement_timeout_s` instead.
         backoff_s: first delay before a failed message comes again; it doubles with each attempt.
         backoff_max_s: longest such delay.
         ack_linger_s: how long an ack may wait for company, in seconds.
@@ -38,6 +41,7 @@ class ConsumerSettings:
     concurrency: int = 10
     prefetch: int = 10
     batch_size: int = 10
+    receives: int = 4
     wait_s: float = 20.0
     visibility_s: float = 30.0
     heartbeat_s: float | None = None
@@ -53,8 +57,10 @@ class ConsumerSettings:
     def __post_init__(self) -> None:
         if not self.name:
             raise ConfigurationError("a consumer needs a name: events are claimed under it")
-        if self.concurrency < 1 or self.batch_size < 1 or self.prefetch < 0:
-            raise ConfigurationError("concurrency and batch_size start at 1, prefetch at 0")
+        if min(self.concurrency, self.batch_size, self.receives) < 1 or self.prefetch < 0:
+            raise ConfigurationError(
+                "concurrency, batch_size and receives start at 1, prefetch at 0"
+            )
         if not 0 <= self.wait_s <= 20:
             raise ConfigurationError("wait_s must be between 0 and 20 seconds (the limit of SQS)")
         if not 1 <= self.visibility_s <= 43200:

@@ -6,18 +6,19 @@ import asyncio
 import logging
 import random
 import time
+from collections import Counter
 from collections.abc import Sequence
+from contextlib import nullcontext
 from datetime import UTC, datetime
 from typing import Final
 
-from opentelemetry import trace
-from opentelemetry.trace import Span, Status, StatusCode
+from opentelemetry.trace import INVALID_SPAN, Span, Status, StatusCode, use_span
 
 from onceproof import metrics
 from onceproof.consumer import tracing
 from onceproof.consumer.acker import Ack, Acker
 from onceproof.consumer.gate import Gate
-from onceproof.consumer.handler import Outcome, Transaction
+from onceproof.consumer.handler import Outcome, Work
 from onceproof.consumer.inflight import InFlight, InHand, State
 from onceproof.consumer.settings import ConsumerSettings
 from onceproof.errors import (
@@ -40,7 +41,7 @@ class Settler:
 
     Args:
         subscriber: where they came from.
-        transaction: runs the handlers.
+        work: runs the handlers.
         acker: takes what is done.
         in_flight: the messages in hand; each is removed when it is settled.
         gate: closed when the database turns out to be away.
@@ -51,7 +52,7 @@ class Settler:
     def __init__(
         self,
         subscriber: Subscriber,
-        transaction: Transaction,
+        work: Work,
         acker: Acker,
         in_flight: InFlight,
         gate: Gate,
@@ -59,15 +60,14 @@ class Settler:
         rng: random.Random | None = None,
     ) -> None:
         self._subscriber = subscriber
-        self._transaction = transaction
+        self._work = work
         self._acker = acker
         self._in_flight = in_flight
         self._gate = gate
         self._settings = settings
         self._rng = rng or random.Random()  # noqa: S311 - jitter, not cryptography
-        for outcome in Outcome:
-            # From 0 on: a series that begins with its first event shows no increase for it.
-            metrics.messages_processed.labels(outcome)
+        # All of them from 0 on: a series that begins with its first event shows no increase for it.
+        self._settled = {outcome: metrics.messages_processed.labels(outcome) for outcome in Outcome}
 
     async def settle(self, items: Sequence[InHand]) -> None:
         """Process deliveries in one transaction; one by one when together they fail."""
@@ -93,7 +93,7 @@ class Settler:
 
     async def reject(self, message: Message, reason: str) -> None:
         """Move a message to the DLQ with its reason; where that fails it comes again by itself."""
-        metrics.messages_processed.labels(Outcome.REJECTED).inc()
+        self._settled[Outcome.REJECTED].inc()
         logger.error("message %s goes to the DLQ: %s", message.message_id, reason)
         try:
             await self._subscriber.reject(message, reason)
@@ -106,19 +106,20 @@ class Settler:
             return False
         self._in_flight.remove(item)
         tracing.lapsed(item)
-        metrics.messages_processed.labels(Outcome.STALE).inc()
+        self._settled[Outcome.STALE].inc()
         return True
 
     async def _attempt(self, items: Sequence[InHand], *, last_resort: bool) -> bool:
-        queue = self._subscriber.queue
         for item in items:
             item.state = State.WORKING
-        spans = [tracing.handling(self._settings, queue, item) for item in items]
+        spans = tracing.handling(
+            self._settings, self._subscriber.queue, items, calls_out=self._work.calls_out
+        )
+        first = spans[0]
         started = time.monotonic()
         try:
-            with trace.use_span(spans[0], end_on_exit=False):
-                async with asyncio.timeout(self._settings.handler_timeout_s):
-                    outcomes = await self._transaction.run([item.delivery for item in items])
+            with nullcontext() if first is INVALID_SPAN else use_span(first, end_on_exit=False):
+                outcomes = await self._work.run([item.delivery for item in items])
         except (Exception, asyncio.CancelledError) as raised:
             error = _failure(raised)
             if error is None:
@@ -141,31 +142,39 @@ class Settler:
         except BaseException:
             _end(spans, Outcome.RETRIED)
             raise
-        seconds = time.monotonic() - started
-        for item, span, outcome in zip(items, spans, outcomes, strict=True):
-            self._done(item, span, outcome, seconds)
+        self._done(items, spans, outcomes, time.monotonic() - started)
         return True
 
-    def _done(self, item: InHand, span: Span, outcome: Outcome, seconds: float) -> None:
-        metrics.messages_processed.labels(outcome).inc()
-        if outcome is Outcome.DUPLICATE:
-            metrics.dedup_hits.inc()
-        else:
-            metrics.charge_seconds.observe(seconds)
-            age = datetime.now(UTC) - item.delivery.event.time
-            metrics.end_to_end_seconds.observe(max(age.total_seconds(), 0.0))
-        _end([span], outcome)
-        self._in_flight.remove(item)
-        if outcome.settled:
-            item.state = State.DONE
-            self._acker.add(Ack(item, span.get_span_context()))
+    def _done(
+        self,
+        items: Sequence[InHand],
+        spans: Sequence[Span],
+        outcomes: Sequence[Outcome],
+        seconds: float,
+    ) -> None:
+        now = datetime.now(UTC)
+        for outcome, count in Counter(outcomes).items() if len(items) > 1 else ((outcomes[0], 1),):
+            self._settled[outcome].inc(count)
+            if outcome is Outcome.DUPLICATE:
+                metrics.dedup_hits.inc(count)
+        for item, span, outcome in zip(items, spans, outcomes, strict=True):
+            if outcome is not Outcome.DUPLICATE:
+                metrics.charge_seconds.observe(seconds)
+                age = now - item.delivery.event.time
+                metrics.end_to_end_seconds.observe(max(age.total_seconds(), 0.0))
+            if span is not INVALID_SPAN:
+                _end([span], outcome)
+            self._in_flight.remove(item)
+            if outcome.settled:
+                item.state = State.DONE
+                self._acker.add(Ack(item, span.get_span_context()))
 
     async def _failed(self, item: InHand, error: Exception) -> None:
         if isinstance(error, PermanentError):
             self._in_flight.remove(item)
             await self.reject(item.message, str(error) or type(error).__name__)
             return
-        metrics.messages_processed.labels(Outcome.RETRIED).inc()
+        self._settled[Outcome.RETRIED].inc()
         if isinstance(error, DatabaseUnavailableError):
             self._gate.close(str(error))
         delay_s = self._backoff_s(item.delivery.attempt, error)

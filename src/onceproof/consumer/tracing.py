@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from opentelemetry.trace import Span
+from opentelemetry.trace import INVALID_SPAN, NonRecordingSpan, Span
 
 from onceproof.brokers.dead_letter import ORIGINAL_ID
 from onceproof.consumer.inflight import InHand
@@ -34,6 +34,7 @@ from onceproof.telemetry import (
     link_to,
     messaging_span,
     record_moment,
+    recording,
 )
 
 Attributes = dict[str, str | int | float]
@@ -74,6 +75,8 @@ def received(
         number: of the request among those that brought messages, from 1.
         since_ns: when the request was made, in Unix nanoseconds.
     """
+    if not recording():
+        return
     beats = settings.fixes.visibility_heartbeat
     span = messaging_span(
         settings.system,
@@ -94,8 +97,25 @@ def received(
     span.end()
 
 
-def handling(settings: ConsumerSettings, queue: str, item: InHand) -> Span:
-    """Start the span of handling one delivery."""
+def handling(
+    settings: ConsumerSettings, queue: str, items: Sequence[InHand], *, calls_out: bool = True
+) -> list[Span]:
+    """Start the spans of handling deliveries, one for each.
+
+    Args:
+        settings: of the consumer.
+        queue: where they came from.
+        items: the deliveries.
+        calls_out: somebody's code may pass the events' trace on, also where nothing is recorded.
+    """
+    if recording():
+        return [_handling(settings, queue, item) for item in items]
+    if not calls_out:
+        return [INVALID_SPAN] * len(items)
+    return [NonRecordingSpan(item.created) if item.created else INVALID_SPAN for item in items]
+
+
+def _handling(settings: ConsumerSettings, queue: str, item: InHand) -> Span:
     return messaging_span(
         settings.system,
         "process",

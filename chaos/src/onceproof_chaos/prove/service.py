@@ -13,9 +13,9 @@ from pathlib import Path
 from sqlalchemy.ext.asyncio import async_sessionmaker
 
 from onceproof.brokers.sqs import SqsBroker
-from onceproof.consumer import Consumer, ConsumerSettings
+from onceproof.consumer import Consumer, ConsumerSettings, SqlEffect
 from onceproof.errors import ConfigurationError
-from onceproof.postgres import check, create_engine
+from onceproof.postgres import Connections, check, create_engine
 from onceproof.service import Runtime, ServiceSettings, run_service
 from onceproof.variants import HARDENED
 from onceproof_chaos.prove.points import Kind
@@ -97,7 +97,11 @@ async def consume(runtime: Runtime[ProveServiceSettings]) -> None:
     engine = create_engine(
         database_url, application_name=CONSUMER_NAME, pool_size=settings.concurrency + 2
     )
-    batch = settings.prove_kind is Kind.BATCH
+    effect = target if isinstance(target, SqlEffect) else None
+    batch = effect is None and settings.prove_kind is Kind.BATCH
+    connections = Connections(
+        database_url, application_name=CONSUMER_NAME, size=settings.concurrency + 1
+    )
     try:
         await runtime.until_ready("database", lambda: check(engine, "onceproof"))
         async with SqsBroker.connect(
@@ -107,15 +111,17 @@ async def consume(runtime: Runtime[ProveServiceSettings]) -> None:
             await runtime.until_ready("broker", subscriber.describe)
             consumer = Consumer(
                 subscriber,
-                async_sessionmaker(engine, expire_on_commit=False),
-                None if batch else target,
+                connections if effect else async_sessionmaker(engine, expire_on_commit=False),
+                None if batch or effect else target,
                 handle_batch=target if batch else None,
+                effect=effect,
                 settings=consumer_settings(settings),
                 on_health=runtime.watch,
             )
             runtime.started()
             await consumer.run(runtime.stop)
     finally:
+        await connections.close()
         await engine.dispose()
 
 

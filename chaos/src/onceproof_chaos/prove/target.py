@@ -9,6 +9,7 @@ from functools import reduce
 from pathlib import Path
 from typing import Any, Final
 
+from onceproof.consumer import SqlEffect
 from onceproof.errors import ConfigurationError
 from onceproof_chaos.prove.points import Kind
 
@@ -43,12 +44,14 @@ def load(import_path: str, folder: Path) -> Any:  # noqa: ANN401 - whatever it i
 
 
 def load_target(import_path: str, folder: Path, kind: Kind) -> Any:  # noqa: ANN401 - as above
-    """The handler or loop, checked for its shape.
+    """The handler, effect in SQL, or loop, checked for its shape.
 
     Raises:
         ConfigurationError: as `load`, or it is not what `kind` says.
     """
     target = load(import_path, folder)
+    if isinstance(target, SqlEffect) and kind.in_library:
+        return target
     shape, parameters = _SHAPES[kind]
     # A function or partial, or an object whose call is one.
     call = getattr(target, "__call__", None)  # noqa: B004

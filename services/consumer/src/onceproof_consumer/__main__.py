@@ -82,6 +82,7 @@ def consumer_settings(settings: ConsumerServiceSettings) -> ConsumerSettings:
         name=settings.consumer_name,
         concurrency=settings.concurrency,
         prefetch=settings.prefetch,
+        receives=settings.receives,
         wait_s=settings.wait_s,
         visibility_s=settings.visibility_s,
         handler_timeout_s=settings.handler_timeout_s,

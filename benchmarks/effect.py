@@ -1,0 +1,192 @@
+"""Orders per second through a consumer with an effect in SQL, against pgbench with the same statement.
+
+It is one statement for one order and for ten, claim and charge together, and a transaction by itself.
+So pgbench, like the consumer, makes one round trip for each.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Final
+
+from benchmarks.ceiling import Script, run_pgbench, with_arguments
+from benchmarks.consuming import (
+    EVENT_PREFIX,
+    KNOWN,
+    NAME,
+    NEXT,
+    STUCK_S,
+    empty,
+    numbered,
+    require_ceiling_charged_once,
+)
+from benchmarks.database import Database
+from benchmarks.figures import InvalidRunError, Sample, require_charged_once
+from benchmarks.null_broker import DUPLICATE_EVERY, NullSubscriber, deliveries, order_event
+from onceproof.consumer import Consumer, ConsumerSettings, SqlEffect
+from onceproof.inbox.statement import claim_with_effect
+from onceproof.postgres import Connections
+
+CHARGE: Final = SqlEffect("""
+    INSERT INTO charges (order_id, event_id, amount, currency, provider_charge_id, delivery_attempt)
+    SELECT data->>'order_id', event_id, CAST(data->>'amount' AS bigint), data->>'currency', event_id,
+           attempt
+    FROM events
+    RETURNING 1
+""")
+
+
+class Counting(Connections):
+    """Connections that count what they are lent for: here, transactions."""
+
+    lent = 0
+
+    async def run(self, use: Any) -> Any:  # noqa: ANN401 - passed through
+        """As of `Connections.run`."""
+        self.lent += 1
+        return await super().run(use)
+
+
+class Ours:
+    """The library's consumer with an effect that inserts the charge.
+
+    Args:
+        where: the database.
+        connections: as many as pgbench has clients.
+        clients: statements in flight at once.
+        batch: orders a transaction, at most.
+    """
+
+    def __init__(self, where: Database, connections: Counting, *, clients: int, batch: int) -> None:
+        self._where = where
+        self._connections = connections
+        self._clients = clients
+        self._batch = batch
+
+    async def measure(self, orders: int) -> Sample:
+        """Consume `orders` orders and their duplicates.
+
+        Raises:
+            InvalidRunError: not every order was charged exactly once.
+        """
+        await empty(self._where)
+        subscriber = NullSubscriber(await asyncio.to_thread(deliveries, orders))
+        consumer = Consumer(
+            subscriber,
+            self._connections,
+            effect=CHARGE,
+            settings=ConsumerSettings(name=NAME, concurrency=self._clients, batch_size=self._batch),
+        )
+        before = self._connections.lent
+        # What was prepared before the clock starts is not the consumer's to walk through meanwhile.
+        gc.collect()
+        gc.freeze()
+        cpu, started = time.process_time(), time.perf_counter()
+        try:
+            async with asyncio.timeout(STUCK_S):
+                await consumer.run(subscriber.finished)
+        except TimeoutError:
+            raise InvalidRunError(
+                f"the consumer acked {subscriber.acked} messages in {STUCK_S:.0f} s, and then no more"
+            ) from None
+        finally:
+            gc.unfreeze()
+        cpu = time.process_time() - cpu
+        found = await self._where.counts(
+            "SELECT count(*) AS charges, count(DISTINCT order_id) AS orders FROM charges"
+        )
+        require_charged_once(
+            asked=orders,
+            charges=found["charges"],
+            charged_orders=found["orders"],
+            given_back=subscriber.given_back,
+        )
+        transactions = self._connections.lent - before
+        return Sample(orders, subscriber.finished_at - started, cpu, transactions)
+
+
+class Ceiling:
+    """The same statement in pgbench, with the same share of duplicates."""
+
+    def __init__(self, where: Database, pgbench: Path, *, clients: int, batch: int) -> None:
+        self._where = where
+        self._pgbench = pgbench
+        self._clients = clients
+        self._scripts = scripts(batch)
+
+    async def measure(self, seconds: int) -> Sample:
+        """Run for `seconds`.
+
+        Raises:
+            InvalidRunError: an order was charged twice, or a charge has no inbox row.
+        """
+        await empty(self._where)
+        await self._where.connection.execute(
+            "INSERT INTO onceproof.inbox (consumer, event_id) VALUES ($1, $2)", NAME, KNOWN
+        )
+        done = await run_pgbench(
+            self._pgbench, self._where, self._scripts,
+            clients=self._clients, limit=["-T", str(seconds)], variables={"i": 0},
+        )  # fmt: skip
+        orders = await require_ceiling_charged_once(self._where)
+        return Sample(orders, done.seconds, done.cpu_s, done.transactions)
+
+
+def scripts(batch: int) -> list[Script]:
+    """The statement for `batch` orders, with one duplicate for every twentieth order."""
+    if batch == 1:
+        return [
+            Script(f"{NEXT}{_statement(1, duplicate=False)};\n", weight=DUPLICATE_EVERY),
+            Script(f"{_statement(0, duplicate=True)};\n"),
+        ]
+    # 21 deliveries hold one duplicate, so ten of 21 batches of ten have one among their ten.
+    return [
+        Script(
+            f"{NEXT}{_statement(batch, duplicate=False)};\n", weight=DUPLICATE_EVERY + 1 - batch
+        ),
+        Script(f"{NEXT}{_statement(batch - 1, duplicate=True)};\n", weight=batch),
+    ]
+
+
+def _statement(fresh: int, *, duplicate: bool) -> str:
+    if fresh == 1:
+        ids, events = _array([_event_id(":n")]), _array([_event(":n")])
+    else:
+        series = f"generate_series(CAST(:n AS bigint), CAST(:n AS bigint) + {fresh - 1})"
+        ids = f"ARRAY(SELECT {_event_id('g')} FROM {series} AS g)"  # noqa: S608 - all of it is ours
+        events = f"ARRAY(SELECT {_event('g')} FROM {series} AS g)"  # noqa: S608
+    if duplicate:
+        known_id, known = f"CAST('{KNOWN}' AS text)", _event("0", f"'{KNOWN}'")
+        ids = f"{ids} || {known_id}" if fresh else _array([known_id])
+        events = f"{events} || {known}" if fresh else _array([known])
+    attempts = _array(["1"] * (fresh + duplicate))
+    statement = claim_with_effect(CHARGE.statement, inbox=True, counted=CHARGE.one_row_each)
+    return with_arguments(statement, [f"'{NAME}'", ids, events, attempts])
+
+
+def _array(expressions: Sequence[str]) -> str:
+    return f"ARRAY[{', '.join(expressions)}]"
+
+
+def _event_id(number: str) -> str:
+    return numbered(EVENT_PREFIX, number)
+
+
+def _event(number: str, event_id: str | None = None) -> str:
+    """The bytes of `order_event`, made by the server: constant but for the ids."""
+    template = order_event(0)
+    order_id = str(template.key)
+    text = template.encode().decode().replace(template.id, "\0e").replace(order_id, "\0o")
+    parts: list[str] = []
+    for part in text.split("\0"):
+        which, rest = part[:1], part[1:]
+        if not parts:
+            parts.append(f"'{part}'")
+        else:
+            parts.append(event_id or _event_id(number) if which == "e" else numbered("o-", number))
+            parts.append(f"'{rest}'")
+    return f"CAST({' || '.join(parts)} AS jsonb)"
