@@ -1,11 +1,13 @@
 """The Postgres side of the library: engine, named SQL, schema, and translation of driver errors."""
 
+from onceproof.postgres.direct import DirectConnections
 from onceproof.postgres.engine import create_engine, normalise_url
 from onceproof.postgres.failures import is_connection_failure, translated
 from onceproof.postgres.schema import Component, check, component, components, migrations, upgrade
 
 __all__ = [
     "Component",
+    "DirectConnections",
     "check",
     "component",
     "components",
