@@ -10,7 +10,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from onceproof.crashpoints import RELAY_AFTER_PUBLISH, RELAY_BEFORE_PUBLISH, crash_point
+from onceproof.crashpoints import (
+    RELAY_AFTER_PUBLISH,
+    RELAY_BEFORE_PUBLISH,
+    crash_point,
+    crash_points,
+)
 from onceproof.errors import InjectedDropError
 from onceproof.outbox.store import OutboxRow, RowResult
 from onceproof.ports import Outgoing, Publisher, SendResult
@@ -104,29 +109,21 @@ class Dispatcher:
         return results
 
     async def _publish(self, destination: str, rows: Sequence[OutboxRow]) -> list[RowResult]:
-        dropped: dict[str, str] = {}
-        to_send: list[OutboxRow] = []
-        for row in rows:
-            try:
-                crash_point(RELAY_BEFORE_PUBLISH, row.key or "", row.attempts, row.id)
-            except InjectedDropError as error:
-                dropped[row.id] = str(error)
-            else:
-                to_send.append(row)
-        sent = {result.id: result for result in await self.send(destination, to_send)}
-        for row in to_send:
-            try:
-                crash_point(RELAY_AFTER_PUBLISH, row.key or "", row.attempts, row.id)
-            except InjectedDropError as error:
-                sent[row.id] = SendResult(row.id, error=f"outcome unknown: {error}")
-        return [
-            self._result(row, dropped.get(row.id) or sent[row.id].error, sent.get(row.id))
-            for row in rows
+        dropped = _dropped(RELAY_BEFORE_PUBLISH, rows)
+        to_send = [row for row in rows if row.id not in dropped] if dropped else rows
+        sent = await self.send(destination, to_send)
+        unknown = _dropped(RELAY_AFTER_PUBLISH, to_send)
+        results = [
+            self._result(row, unknown.get(row.id, result.error), result.message_id)
+            for row, result in zip(to_send, sent, strict=True)
         ]
+        return results + [self._result(row, dropped[row.id]) for row in rows if row.id in dropped]
 
-    def _result(self, row: OutboxRow, error: str | None, sent: SendResult | None) -> RowResult:
+    def _result(
+        self, row: OutboxRow, error: str | None, message_id: str | None = None
+    ) -> RowResult:
         if error is None:
-            return RowResult(row, message_id=sent.message_id if sent else None)
+            return RowResult(row, message_id)
         delay_s = self.delay_s(row.attempts)
         # A broker's words may hold what Postgres and logs cannot: NUL, or half a surrogate pair.
         storable = error.replace("\x00", " ").encode(errors="replace").decode()[:_ERROR_CHARS]
@@ -140,6 +137,20 @@ class Dispatcher:
         """Full jitter over an exponential ceiling: failed rows must not come back in one wave."""
         ceiling = min(self.backoff_max_s, self.backoff_s * 2 ** min(attempts - 1, 30))
         return self.rng.uniform(ceiling / 2, ceiling)
+
+
+def _dropped(point: str, rows: Sequence[OutboxRow]) -> dict[str, str]:
+    """Pass the crash point with each row; why a row's publish is to fail, by event id."""
+    if not crash_points.is_armed(point):
+        return {}
+    dropped = {}
+    for row in rows:
+        try:
+            crash_point(point, row.key or "", row.attempts, row.id)
+        except InjectedDropError as error:
+            unknown = "outcome unknown: " if point == RELAY_AFTER_PUBLISH else ""
+            dropped[row.id] = f"{unknown}{error}"
+    return dropped
 
 
 def _row_attributes(row: OutboxRow) -> dict[str, str | int]:

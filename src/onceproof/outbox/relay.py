@@ -117,8 +117,12 @@ class Relay:
                         if stop.is_set():
                             break
                         await self._step(scan, stop, batches)
+                    await asyncio.gather(*batches)
                 finally:
-                    await _finish(batches)
+                    # Nothing is left here but after a cancellation, or an error that is ours.
+                    for batch in batches:
+                        batch.cancel()
+                    await asyncio.gather(*batches, return_exceptions=True)
         finally:
             stopper.cancel()
             await asyncio.gather(stopper, return_exceptions=True)
@@ -216,15 +220,6 @@ class Relay:
 
     async def _pause(self, until: asyncio.Event, seconds: float) -> None:
         await _wait(until, seconds * self._rng.uniform(0.8, 1.2))
-
-
-async def _finish(batches: set[asyncio.Task[None]]) -> None:
-    """Wait for what is in hand; when the relay itself is cancelled, so is that."""
-    try:
-        await asyncio.gather(*batches)
-    except asyncio.CancelledError:
-        await asyncio.gather(*batches, return_exceptions=True)
-        raise
 
 
 async def _forward(stop: asyncio.Event, wakeup: asyncio.Event) -> None:

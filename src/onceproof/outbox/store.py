@@ -10,7 +10,6 @@ from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Iterable, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Final, NamedTuple
 
@@ -40,8 +39,7 @@ class OutboxRow(NamedTuple):
     created_at: datetime
 
 
-@dataclass(frozen=True, slots=True)
-class RowResult:
+class RowResult(NamedTuple):
     """What became of a claimed row; with an error it is available again after `delay_s` seconds."""
 
     row: OutboxRow

@@ -20,6 +20,7 @@ _MAX_ATTRIBUTES: Final = 10
 
 # https://docs.aws.amazon.com/AWSSimpleQueueService/latest/APIReference/API_SendMessage.html
 _REFUSED: Final = re.compile("[^\t\n\r\u0020-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
+_PLAIN: Final = bytes([9, 10, 13, *range(0x20, 0x80)])
 _ATTRIBUTE_NAME: Final = re.compile(
     r"(?!aws\.|amazon\.|\.)[A-Za-z0-9_.-]{1,256}(?<!\.)", re.IGNORECASE
 )
@@ -43,7 +44,7 @@ def entry(message: Outgoing, *, fifo: bool) -> dict[str, Any]:
         raise UnsendableError(f"the body is not UTF-8: {error.reason} at {error.start}") from None
     if not body:
         raise UnsendableError("the body is empty")
-    _check_characters("the body", body)
+    _check_body(message.body, body)
     if len(message.attributes) > _MAX_ATTRIBUTES:
         raise UnsendableError(f"more than {_MAX_ATTRIBUTES} attributes")
     for name, value in message.attributes.items():
@@ -109,9 +110,13 @@ def outgoing_copy(message: Message, attributes: Mapping[str, str]) -> Outgoing:
     return Outgoing(id=message.message_id, body=message.body, attributes=safe)
 
 
+def _check_body(encoded: bytes, body: str) -> None:
+    # The usual body is ASCII, and to see that is one loop in C.
+    if encoded.translate(None, _PLAIN):
+        _check_characters("the body", body)
+
+
 def _check_characters(what: str, text: str) -> None:
-    if text.isprintable():
-        return  # all that SQS refuses is unprintable; this takes a tenth of the time
     refused = _REFUSED.search(text)
     if refused is not None:
         raise UnsendableError(
