@@ -1,37 +1,75 @@
-"""Orders per second through the relay, against pgbench running its claim and its mark."""
+"""Orders per second through the relay: without a broker against pgbench, with one against P.
+
+`Ours` and `Ceiling` compare the database side alone: the library's relay with a broker that costs
+nothing, and pgbench running the relay's claim and mark. `Relayed` is the relay as it is used, to be held
+against `benchmarks.direct_publisher.DirectPublisher` with the same client and broker.
+"""
 
 from __future__ import annotations
 
+import asyncio
+import re
 import time
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Final
 
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from benchmarks.ceiling import Script, run_pgbench, transaction, with_values
+from benchmarks.ceiling import Script, run_pgbench, transaction
 from benchmarks.database import Database
-from benchmarks.figures import Sample, require_published_once
-from benchmarks.null_broker import NullPublisher, order_event
-from onceproof.outbox import OutboxStore, Relay, RelaySettings
-from onceproof.outbox.store import _CLAIM, _MARK
+from benchmarks.direct_publisher import fresh_queue, queue_url, require_arrived
+from benchmarks.figures import Sample
+from benchmarks.null_broker import NullPublisher
+from benchmarks.outbox_table import fill, require_all_published
+from onceproof.brokers.sqs import SqsBroker
+from onceproof.outbox import OutboxStore, Relay, RelaySettings, statements
+from onceproof.ports import Outgoing, Publisher, SendResult
 
 BATCH: Final = 100
 _RELAY: Final = "relay"
 
-_PENDING: Final = """
-    INSERT INTO onceproof.outbox (id, destination, key, type, payload, traceparent)
-    SELECT '01930000-0000-7000-8000-' || lpad(n::text, 12, '0'), 'orders',
-           'o-' || lpad(n::text, 12, '0'), $2, $3, $4
-    FROM generate_series(1, $1::int) AS n
-"""
+
+class Counted:
+    """A publisher that sets `done` when it has been given so many messages.
+
+    Args:
+        inner: who sends.
+        expected: messages.
+    """
+
+    def __init__(self, inner: Publisher, expected: int) -> None:
+        self._inner = inner
+        self._expected = expected
+        self.sent = 0
+        self.done = asyncio.Event()
+
+    async def send(self, destination: str, messages: Sequence[Outgoing]) -> list[SendResult]:
+        """Send and count."""
+        results = await self._inner.send(destination, messages)
+        self.sent += len(messages)
+        if self.sent >= self._expected:
+            self.done.set()
+        return results
+
+
+async def timed(engine: AsyncEngine, publisher: Publisher, rows: int) -> tuple[Sample, int]:
+    """Relay `rows` rows; the sample, and how many messages the publisher was given."""
+    counted = Counted(publisher, rows)
+    store = OutboxStore(engine, relay=_RELAY)
+    relay = Relay(store, counted, settings=RelaySettings(batch_size=BATCH))
+    cpu, started = time.process_time(), time.perf_counter()
+    await relay.run(counted.done)
+    seconds, cpu = time.perf_counter() - started, time.process_time() - cpu
+    return Sample(rows, seconds, cpu, 2 * -(-rows // BATCH)), counted.sent
 
 
 class Ours:
-    """The library's relay, one batch after the other on one connection."""
+    """The library's relay with a broker that costs nothing."""
 
     def __init__(self, where: Database, engine: AsyncEngine) -> None:
         self._where = where
-        self._store = OutboxStore(engine, relay=_RELAY)
+        self._engine = engine
 
     async def measure(self, rows: int) -> Sample:
         """Relay `rows` pending rows.
@@ -39,16 +77,40 @@ class Ours:
         Raises:
             InvalidRunError: not every row was published exactly once.
         """
-        await _fill(self._where, rows)
-        publisher = NullPublisher()
-        relay = Relay(self._store, publisher, settings=RelaySettings(batch_size=BATCH))
-        batches = rows // BATCH
-        cpu, started = time.process_time(), time.perf_counter()
-        for _ in range(batches):
-            await relay.run_once()
-        seconds, cpu = time.perf_counter() - started, time.process_time() - cpu
-        await _verify(self._where, rows, publisher.sent)
-        return Sample(rows, seconds, cpu, 2 * batches)
+        await fill(self._where, rows)
+        sample, sent = await timed(self._engine, NullPublisher(), rows)
+        await require_all_published(self._where, rows, sent)
+        return sample
+
+
+class Relayed:
+    """The library's relay to a real broker.
+
+    Args:
+        where: the database.
+        engine: of the relay.
+        broker: where to.
+    """
+
+    def __init__(self, where: Database, engine: AsyncEngine, broker: SqsBroker) -> None:
+        self._where = where
+        self._engine = engine
+        self._broker = broker
+
+    async def measure(self, rows: int) -> Sample:
+        """Relay `rows` pending rows to a queue of their own.
+
+        Raises:
+            InvalidRunError: not every row was published exactly once, or the queue holds another
+                number of messages.
+        """
+        async with fresh_queue(self._broker) as queue:
+            await fill(self._where, rows, destination=queue)
+            await queue_url(self._broker, queue)
+            sample, sent = await timed(self._engine, self._broker, rows)
+            await require_all_published(self._where, rows, sent)
+            await require_arrived(self._broker, queue, rows)
+        return sample
 
 
 class Ceiling:
@@ -69,49 +131,45 @@ class Ceiling:
         Raises:
             InvalidRunError: not every row was published exactly once.
         """
-        await _fill(self._where, rows)
+        await fill(self._where, rows)
         done = await run_pgbench(
             self._pgbench, self._where, [self._script], clients=1, limit=["-t", str(rows // BATCH)]
         )
-        await _verify(self._where, rows, rows)
+        await require_all_published(self._where, rows, rows)
         return Sample(rows, done.seconds, done.cpu_s, 2 * done.transactions)
 
 
+def with_numbers(statement: str, values: Mapping[int, str]) -> str:
+    """A statement with an SQL expression for each of its positional parameters.
+
+    Raises:
+        KeyError: a parameter has no value: the statement was changed, and the script must follow.
+    """
+    return re.sub(r"\$(\d+)", lambda found: values[int(found[1])], statement).strip()
+
+
 def _script() -> str:
-    claim = with_values(_CLAIM, {"batch_size": str(BATCH), "lease_s": "30", "relay": f"'{_RELAY}'"})
-    claim_as_arrays = (
-        f"WITH claimed AS ({claim}) "  # noqa: S608 - all of it is ours
-        "SELECT array_agg(id ORDER BY id) AS ids, "
-        "array_agg(attempts ORDER BY id) AS attempts, string_agg(payload, '') AS payloads, "
-        "string_agg(key || traceparent || destination || created_at, '') AS others FROM claimed"
+    claim = with_numbers(
+        statements.CLAIM,
+        {1: "30", 2: f"'{_RELAY}'", 3: "0", 4: "0", 5: "9223372036854775807", 6: str(BATCH)},
     )
-    mark = with_values(
-        _MARK,
+    # A WITH that writes must be the outermost, so the arrays are made in its last SELECT's place.
+    head, _, _ = claim.rpartition("SELECT claimed.*")
+    claim_as_arrays = head + (  # noqa: S608 - all of it is ours
+        "SELECT array_agg(id ORDER BY seq) AS ids, array_agg(seq ORDER BY seq) AS seqs, "
+        "array_agg(attempts ORDER BY seq) AS attempts, string_agg(payload, '') AS payloads, "
+        "string_agg(key || traceparent || destination || created_at, '') AS others, "
+        "min(setting.synchronous_commit) AS setting FROM claimed, setting"
+    )
+    mark = with_numbers(
+        statements.MARK,
         {
-            "ids": ":ids",
-            "attempts": ":attempts",
-            "message_ids": ":ids",
-            "errors": f"array_fill(CAST(NULL AS text), ARRAY[{BATCH}])",
-            "delays": f"array_fill(CAST(0 AS double precision), ARRAY[{BATCH}])",
+            1: "CAST(:ids AS text[])",
+            2: "CAST(:seqs AS bigint[])",
+            3: "CAST(:attempts AS int[])",
+            4: "CAST(:ids AS text[])",
+            5: f"array_fill(CAST(NULL AS text), ARRAY[{BATCH}])",
+            6: f"array_fill(CAST(0 AS double precision), ARRAY[{BATCH}])",
         },
     )
     return f"BEGIN;\n{claim_as_arrays} \\gset\nCOMMIT;\n" + transaction(mark)
-
-
-async def _fill(where: Database, rows: int) -> None:
-    event = order_event(0)
-    await where.connection.execute("TRUNCATE onceproof.outbox")
-    await where.connection.execute(
-        _PENDING, rows, event.type, event.encode().decode(), event.traceparent
-    )
-    await where.settle("onceproof.outbox")
-
-
-async def _verify(where: Database, rows: int, sent: int) -> None:
-    found = await where.counts(
-        "SELECT count(*) FILTER (WHERE published_at IS NOT NULL AND message_id IS NOT NULL) "
-        "AS published, sum(attempts) AS attempts FROM onceproof.outbox"
-    )
-    require_published_once(
-        asked=rows, published=found["published"], attempts=found["attempts"], sent=sent
-    )

@@ -168,9 +168,9 @@ class CrashPoints:
         with self._changed:
             return [fault for faults in self._by_point.values() for fault in faults.values()]
 
-    def waits_at(self, point: str) -> bool:
-        """Whether a fault is armed at `point`, for whichever order."""
-        return point in self._by_point
+    def is_armed(self, *points: str) -> bool:
+        """Whether a fault waits at any of these crash points."""
+        return any(point in self._by_point for point in points)
 
     def reached(self, *, after: int = 0, wait_s: float = 0.0) -> list[Reached]:
         """Faults that fired with a sequence number above `after`; blocks up to `wait_s` for one."""

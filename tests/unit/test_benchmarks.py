@@ -19,7 +19,10 @@ from benchmarks.figures import (
     require_charged_once,
     require_published_once,
 )
+from benchmarks.latency import Latency, LatencyComparison
 from benchmarks.null_broker import NullSubscriber, deliveries
+from benchmarks.outbox_scale import require_sent_once
+from benchmarks.relaying import with_numbers
 
 from onceproof.events import Event
 
@@ -118,3 +121,29 @@ def test_a_parameter_without_a_value_is_an_error() -> None:
     )
     with pytest.raises(KeyError):
         with_values(statement, {"n": "1"})
+
+
+def test_a_scale_run_counts_only_if_each_message_was_sent_and_marked_once() -> None:
+    require_sent_once(sent=10, distinct=10, marked=12)  # earlier runs' rows are among the marked
+    with pytest.raises(InvalidRunError, match="10 messages sent, 9 different"):
+        require_sent_once(sent=10, distinct=9, marked=10)
+    with pytest.raises(InvalidRunError, match="9 rows marked"):
+        require_sent_once(sent=10, distinct=10, marked=9)
+
+
+def test_latencies_are_compared_pair_by_pair() -> None:
+    one = Latency.of([0.001 * n for n in range(1, 101)])
+    assert one.p50_ms == pytest.approx(50.5)
+    assert 99 <= one.p99_ms <= 100
+    both = LatencyComparison("x", [Latency(1, 2, 30), Latency(1, 6, 8)], [Latency(1, 1, 10)] * 2)
+    assert both.p50_ratio() == Spread(4, 2, 6)
+    assert both.added_p50_ms() == Spread(3, 1, 5)
+    assert both.added_p99_ms() == Spread(9, -2, 20)
+    with pytest.raises(ValueError, match="shorter"):
+        LatencyComparison("x", [one], []).p50_ratio()
+
+
+def test_a_relay_statement_with_a_new_parameter_is_refused_by_the_ceiling() -> None:
+    assert with_numbers("a $1 $2", {1: "x", 2: "y"}) == "a x y"
+    with pytest.raises(KeyError):
+        with_numbers("a $1 $2", {1: "x"})

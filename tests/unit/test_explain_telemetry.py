@@ -175,7 +175,7 @@ async def test_a_send_names_each_message_with_its_result(
         OutboxRow(f"event-{n}", n, "q", "o-1", "{}", None, 1, datetime.now(UTC))
         for n in range(1, number + 1)
     ]
-    await Relay(cast("OutboxStore", None), broker)._send("q", rows)
+    await Relay(cast("OutboxStore", None), broker)._dispatcher.send("q", rows)
     span = only(exported)
     assert dict(span.attributes or {})[telemetry.SENDER] == "relay"
     told = messages(span)

@@ -55,4 +55,4 @@ async def test_the_delay_doubles_up_to_its_limit_and_has_jitter() -> None:
         (delay,) = delays
         assert ceiling / 2 <= delay <= ceiling
     relay = Relay(cast("OutboxStore", Store()), MemoryBroker(), rng=random.Random(1))
-    assert len({relay._backoff_s(3) for _ in range(50)}) > 40
+    assert len({relay._dispatcher.delay_s(3) for _ in range(50)}) > 40

@@ -147,7 +147,7 @@ class EffectTransaction:
             ) from error
 
     async def _execute(self, connection: Connection, given: Sequence[Delivery]) -> list[Delivery]:
-        if not crash_points.waits_at(CONSUMER_AFTER_CHARGE):
+        if not crash_points.is_armed(CONSUMER_AFTER_CHARGE):
             return _fresh(given, await self._fetch(connection, given))
         # Between effect and commit there is a moment only in a transaction of several round trips.
         async with connection.transaction():

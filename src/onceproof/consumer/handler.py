@@ -183,7 +183,7 @@ class Transaction:
 
 def pass_point(point: str, deliveries: Sequence[Delivery]) -> None:
     """Pass a crash point with each of the deliveries."""
-    if crash_points.waits_at(point):
+    if crash_points.is_armed(point):
         for delivery in deliveries:
             _pass(point, delivery)
 
@@ -193,7 +193,7 @@ def outcomes(deliveries: Sequence[Delivery], fresh: Sequence[Delivery]) -> list[
 
     Passes the crash point after the commit, so there must be no await between the two.
     """
-    if not crash_points.waits_at(CONSUMER_AFTER_COMMIT):
+    if not crash_points.is_armed(CONSUMER_AFTER_COMMIT):
         if len(fresh) == len(deliveries):
             return [Outcome.PROCESSED] * len(deliveries)
         done = {id(delivery): Outcome.PROCESSED for delivery in fresh}

@@ -1,6 +1,6 @@
 """The transactional outbox: an event is committed with the change that it reports, and sent later."""
 
-from onceproof.outbox.append import append
+from onceproof.outbox.append import append, appended_with, outbox_parameters
 from onceproof.outbox.cleanup import delete_published
 from onceproof.outbox.relay import Relay, RelaySettings
 from onceproof.outbox.store import OutboxRow, OutboxStore, RowResult
@@ -15,5 +15,7 @@ __all__ = [
     "RowResult",
     "Waker",
     "append",
+    "appended_with",
     "delete_published",
+    "outbox_parameters",
 ]

@@ -2,6 +2,9 @@
 
 At least once by construction: a relay that dies between send and mark leaves its rows to be sent
 again under new message ids, which is why consumers deduplicate on the event's id.
+
+Several batches are under way at once, so that claim, send and mark of different batches overlap. Order
+per key needs nothing for that: a row is claimed only as the head of its key, so no two of one key are.
 """
 
 from __future__ import annotations
@@ -10,34 +13,18 @@ import asyncio
 import logging
 import random
 import time
-from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Final
 
 from onceproof import metrics
-from onceproof.crashpoints import RELAY_AFTER_PUBLISH, RELAY_BEFORE_PUBLISH, crash_point
-from onceproof.errors import InjectedDropError, TransientError
+from onceproof.crashpoints import RELAY_AFTER_PUBLISH, RELAY_BEFORE_PUBLISH, crash_points
+from onceproof.errors import TransientError
+from onceproof.outbox.dispatch import Dispatcher
+from onceproof.outbox.scan import Scan
 from onceproof.outbox.store import OutboxRow, OutboxStore, RowResult
-from onceproof.ports import HealthListener, Outgoing, Publisher, SendResult
-from onceproof.telemetry import (
-    BATCH_COUNT,
-    DELIVERY_ATTEMPT,
-    EVENT_ID,
-    MESSAGE_ID,
-    ORDER_ID,
-    SENDER,
-    SpanKind,
-    describe_messages,
-    link_to,
-    messaging_span,
-    remote_context,
-    sent_attributes,
-)
+from onceproof.ports import HealthListener, Publisher
 
 logger = logging.getLogger(__name__)
-
-_ERROR_CHARS: Final = 500
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,10 +33,14 @@ class RelaySettings:
 
     Args:
         batch_size: rows per claim. Several broker batches, so that their requests overlap.
+        batches_in_flight: claimed batches that are sent and marked at the same time. A broker that
+            takes nothing gets one at a time.
         lease_s: seconds for which claimed rows are ours. Must exceed the broker's slowest answer, or
             another relay sends them again meanwhile.
-        poll_s: seconds between looks at the table when nobody wakes the relay. The wake-up is an
-            optimisation; this poll is what guarantees delivery.
+        poll_s: seconds between looks at the whole table, for what nobody told of: rows that
+            committed late, failed and are due again, or whose lease ended. The wake-up is an
+            optimisation; this poll is what guarantees delivery. Where it takes long because very
+            many events of one key wait, it is made less often.
         backoff_s: first delay of a failed row in seconds; it doubles with each attempt.
         backoff_max_s: longest delay of a failed row.
         database_backoff_s: pause in seconds when the database is away, or when not one row of a full
@@ -58,6 +49,7 @@ class RelaySettings:
     """
 
     batch_size: int = 100
+    batches_in_flight: int = 4
     lease_s: float = 30.0
     poll_s: float = 1.0
     backoff_s: float = 0.5
@@ -90,32 +82,47 @@ class Relay:
     ) -> None:
         self._on_health = on_health
         self._store = store
-        self._publisher = publisher
         self._wakeup = wakeup or asyncio.Event()
         self._settings = settings or RelaySettings()
         self._rng = rng or random.Random()  # noqa: S311 - jitter, not cryptography
+        self._dispatcher = Dispatcher(
+            publisher,
+            self._settings.system,
+            self._settings.backoff_s,
+            self._settings.backoff_max_s,
+            self._rng,
+        )
         self._failed_at: float | None = None
+        self._broker_takes = False
+        self._hold_back_s = 0.0
+        self._to_mark: list[RowResult] = []
+        self._marking = asyncio.Lock()
 
     async def run(self, stop: asyncio.Event) -> None:
-        """Relay until `stop` is set; a batch in hand is finished first."""
+        """Relay until `stop` is set; batches in hand are finished first."""
+        settings = self._settings
+        scan = Scan(
+            self._store,
+            batch_size=settings.batch_size,
+            lease_s=settings.lease_s,
+            sweep_s=settings.poll_s,
+        )
         stopper = asyncio.create_task(_forward(stop, self._wakeup))
+        batches: set[asyncio.Task[None]] = set()
         try:
-            while not stop.is_set():
-                self._wakeup.clear()
-                if stop.is_set():
-                    break
+            async with self._store.connected():
                 try:
-                    claimed, failed = await self._relay_batch()
-                except TransientError as error:
-                    logger.warning("outbox not reachable, trying again: %s", error)
-                    await self._pause(stop, self._settings.database_backoff_s)
-                    continue
-                if not claimed:
-                    self._forget_failure()
-                    await self._pause(self._wakeup, self._settings.poll_s)
-                elif failed == claimed >= self._settings.batch_size:
-                    # Without a pause a long backlog would be claimed and failed through in a spin.
-                    await self._pause(stop, self._settings.database_backoff_s)
+                    while not stop.is_set():
+                        self._wakeup.clear()
+                        if stop.is_set():
+                            break
+                        await self._step(scan, stop, batches)
+                    await asyncio.gather(*batches)
+                finally:
+                    # Nothing is left here but after a cancellation, or an error that is ours.
+                    for batch in batches:
+                        batch.cancel()
+                    await asyncio.gather(*batches, return_exceptions=True)
         finally:
             stopper.cancel()
             await asyncio.gather(stopper, return_exceptions=True)
@@ -126,31 +133,83 @@ class Relay:
         Raises:
             TransientError: of the database; rows already sent stay claimed and are sent again.
         """
-        claimed, _ = await self._relay_batch()
-        return claimed
+        rows = await self._store.claim(self._settings.batch_size, self._settings.lease_s)
+        if rows:
+            await self._store.mark(await self._send(rows))
+        return len(rows)
 
-    async def _relay_batch(self) -> tuple[int, int]:
-        """Rows claimed, and how many of them were not sent."""
-        settings = self._settings
-        rows = await self._store.claim(settings.batch_size, settings.lease_s)
-        if not rows:
-            return 0, 0
-        by_destination: dict[str, list[OutboxRow]] = defaultdict(list)
-        for row in rows:
-            by_destination[row.destination].append(row)
-        batches = await asyncio.gather(
-            *(self._publish(destination, part) for destination, part in by_destination.items())
-        )
-        results = [result for batch in batches for result in batch]
-        await self._store.mark(results)
+    async def _step(
+        self, scan: Scan, stop: asyncio.Event, batches: set[asyncio.Task[None]]
+    ) -> None:
+        """Claim a batch and have it sent, or wait for something to do."""
+        if self._hold_back_s:
+            # Without a pause a long backlog would be claimed and failed through in a spin.
+            pause_s, self._hold_back_s = self._hold_back_s, 0.0
+            await self._pause(stop, pause_s)
+            return
+        if len(batches) >= self._capacity():
+            done, _ = await asyncio.wait(batches, return_when=asyncio.FIRST_COMPLETED)
+            for batch in done:
+                batches.discard(batch)
+                batch.result()
+            return
+        try:
+            rows = await scan.next()
+        except TransientError as error:
+            logger.warning("outbox not reachable, trying again: %s", error)
+            await self._pause(stop, self._settings.database_backoff_s)
+            return
+        if rows:
+            batches.add(asyncio.create_task(self._relay(rows, scan)))
+        if not scan.unfinished:
+            if not rows:
+                self._forget_failure()
+            await self._pause(self._wakeup, self._settings.poll_s)
+        for batch in [batch for batch in batches if batch.done()]:
+            batches.discard(batch)
+            batch.result()
+
+    def _capacity(self) -> int:
+        # Behind an armed crash point a kill must leave nothing but its own batch half done: whoever
+        # armed it wants to see what this one step leaves behind.
+        if not self._broker_takes or crash_points.is_armed(
+            RELAY_BEFORE_PUBLISH, RELAY_AFTER_PUBLISH
+        ):
+            return 1
+        return self._settings.batches_in_flight
+
+    async def _relay(self, rows: Sequence[OutboxRow], scan: Scan) -> None:
+        """Send and mark a batch; what the database does not take stays claimed until its lease ends."""
+        try:
+            freed = await self._mark(await self._send(rows))
+        except TransientError as error:
+            logger.warning("sent, but not marked; it will be sent again: %s", error)
+            self._hold_back_s = self._settings.database_backoff_s
+            return
+        if freed:
+            scan.free(freed)
+            self._wakeup.set()
+
+    async def _send(self, rows: Sequence[OutboxRow]) -> list[RowResult]:
+        results = await self._dispatcher.publish(rows)
         errors = [result.error for result in results if result.error is not None]
         failed = len(errors)
         nothing_taken = failed == len(results)
+        self._broker_takes = not nothing_taken
         self._failed_at = time.monotonic() if nothing_taken else None
         self._on_health("broker", errors[-1] if nothing_taken else None)
         metrics.published.inc(len(results) - failed)
         metrics.publish_failures.inc(failed)
-        return len(rows), failed
+        if nothing_taken and len(rows) >= self._settings.batch_size:
+            self._hold_back_s = self._settings.database_backoff_s
+        return results
+
+    async def _mark(self, results: Sequence[RowResult]) -> list[int]:
+        """Mark with one statement what came together while another one was under way."""
+        self._to_mark += results
+        async with self._marking:
+            together, self._to_mark = self._to_mark, []
+            return await self._store.mark(together) if together else []
 
     def _forget_failure(self) -> None:
         """Be healthy again: what failed here would be back by now if another relay had not sent it."""
@@ -161,87 +220,6 @@ class Relay:
 
     async def _pause(self, until: asyncio.Event, seconds: float) -> None:
         await _wait(until, seconds * self._rng.uniform(0.8, 1.2))
-
-    async def _publish(self, destination: str, rows: Sequence[OutboxRow]) -> list[RowResult]:
-        dropped: dict[str, str] = {}
-        to_send: list[OutboxRow] = []
-        for row in rows:
-            try:
-                crash_point(RELAY_BEFORE_PUBLISH, row.key or "", row.attempts, row.id)
-            except InjectedDropError as error:
-                dropped[row.id] = str(error)
-            else:
-                to_send.append(row)
-        sent = {result.id: result for result in await self._send(destination, to_send)}
-        for row in to_send:
-            try:
-                crash_point(RELAY_AFTER_PUBLISH, row.key or "", row.attempts, row.id)
-            except InjectedDropError as error:
-                sent[row.id] = SendResult(row.id, error=f"outcome unknown: {error}")
-        return [
-            self._result(row, dropped.get(row.id) or sent[row.id].error, sent.get(row.id))
-            for row in rows
-        ]
-
-    async def _send(self, destination: str, rows: Sequence[OutboxRow]) -> list[SendResult]:
-        if not rows:
-            return []
-        single = rows[0] if len(rows) == 1 else None
-        parent = remote_context(single.traceparent) if single else None
-        with messaging_span(
-            self._settings.system,
-            "send",
-            "send",
-            destination,
-            kind=SpanKind.PRODUCER,
-            parent=parent,
-            attributes={
-                SENDER: "relay",
-                **(_row_attributes(single) if single else {BATCH_COUNT: len(rows)}),
-            },
-            links=link_to(parent),
-        ) as span:
-            results = await self._publisher.send(
-                destination,
-                [Outgoing(row.id, row.payload.encode(), row.key) for row in rows],
-            )
-            for row, result in zip(rows, results, strict=True):
-                if single:
-                    span.set_attribute(MESSAGE_ID, result.message_id or "")
-                elif created := remote_context(row.traceparent):
-                    span.add_link(
-                        created, _row_attributes(row) | {MESSAGE_ID: result.message_id or ""}
-                    )
-            describe_messages(
-                span,
-                (
-                    _row_attributes(row) | sent_attributes(result.message_id, confirmed=result.ok)
-                    for row, result in zip(rows, results, strict=True)
-                ),
-            )
-        return results
-
-    def _result(self, row: OutboxRow, error: str | None, sent: SendResult | None) -> RowResult:
-        if error is None:
-            return RowResult(row, message_id=sent.message_id if sent else None)
-        delay_s = self._backoff_s(row.attempts)
-        # A broker's words may hold what Postgres and logs cannot: NUL, or half a surrogate pair.
-        storable = error.replace("\x00", " ").encode(errors="replace").decode()[:_ERROR_CHARS]
-        logger.warning(
-            "event %s not published at attempt %d, again in %.1f s: %s",
-            row.id, row.attempts, delay_s, storable,
-        )  # fmt: skip
-        return RowResult(row, error=storable, delay_s=delay_s)
-
-    def _backoff_s(self, attempts: int) -> float:
-        """Full jitter over an exponential ceiling: failed rows must not come back in one wave."""
-        settings = self._settings
-        ceiling = min(settings.backoff_max_s, settings.backoff_s * 2 ** min(attempts - 1, 30))
-        return self._rng.uniform(ceiling / 2, ceiling)
-
-
-def _row_attributes(row: OutboxRow) -> dict[str, str | int]:
-    return {EVENT_ID: row.id, ORDER_ID: row.key or "", DELIVERY_ATTEMPT: row.attempts}
 
 
 async def _forward(stop: asyncio.Event, wakeup: asyncio.Event) -> None:

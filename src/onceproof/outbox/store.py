@@ -8,70 +8,25 @@ that died needs no clean-up. `FOR UPDATE SKIP LOCKED` lets several relays claim 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import AsyncGenerator, Iterable, Sequence
+from contextlib import asynccontextmanager
 from datetime import datetime
-from typing import Final
+from typing import Any, Final, NamedTuple
 
-from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from onceproof.postgres import translated
-
-# A row with a key is claimed only as the head of its key: nothing older with that key is unpublished,
-# claimed by somebody else or not. So order per key holds across relays and across failures. Between
-# destinations there is no order to keep, and one that is broken must not hold up the others.
-_CLAIM: Final = text("""
-    WITH picked AS (
-        SELECT id FROM onceproof.outbox AS o
-        WHERE published_at IS NULL
-          AND available_at <= clock_timestamp()
-          AND (key IS NULL OR NOT EXISTS (
-                SELECT FROM onceproof.outbox AS older
-                WHERE older.key = o.key AND older.destination = o.destination
-                  AND older.seq < o.seq AND older.published_at IS NULL))
-        ORDER BY seq
-        LIMIT :batch_size
-        FOR UPDATE SKIP LOCKED
-    )
-    UPDATE onceproof.outbox AS o
-    SET available_at = clock_timestamp() + make_interval(secs => :lease_s),
-        attempts = attempts + 1,
-        claimed_by = :relay
-    FROM picked
-    WHERE o.id = picked.id
-    RETURNING o.id, o.seq, o.destination, o.key, o.payload, o.traceparent, o.attempts, o.created_at
-""")
-
-# One statement for the whole batch. The last error stays when the row is sent at last: it explains the
-# attempts. `published` is true whoever marks it: it was sent. A failure is
-# only recorded by the claim that made it, lest a late loser take a row back from a newer claim.
-_MARK: Final = text("""
-    UPDATE onceproof.outbox AS o
-    SET published_at = CASE WHEN r.error IS NULL THEN clock_timestamp() END,
-        message_id = r.message_id,
-        last_error = coalesce(r.error, o.last_error),
-        available_at = clock_timestamp() + make_interval(secs => r.delay_s)
-    FROM unnest(
-        CAST(:ids AS text[]), CAST(:attempts AS int[]), CAST(:message_ids AS text[]),
-        CAST(:errors AS text[]), CAST(:delays AS double precision[])
-    ) AS r (id, attempts, message_id, error, delay_s)
-    WHERE o.id = r.id AND o.published_at IS NULL AND (r.error IS NULL OR o.attempts = r.attempts)
-""")
-
-_PENDING: Final = text("""
-    SELECT count(*) AS pending,
-           coalesce(extract(epoch FROM clock_timestamp() - min(created_at)), 0) AS oldest_age_s
-    FROM (SELECT created_at FROM onceproof.outbox
-          WHERE published_at IS NULL ORDER BY seq LIMIT :cap) AS rows
-""")
+from onceproof.outbox import statements
+from onceproof.outbox.floor import Floor
+from onceproof.postgres import DirectConnections
 
 PENDING_COUNT_CAP: Final = 100_000
 """Rows counted at most, so that watching a large backlog stays cheap."""
+WINDOW: Final = 10_000
+"""Sequence numbers that one statement looks at, at most: a long row of events that wait for the head of
+their key is walked in pieces."""
 
 
-@dataclass(frozen=True, slots=True)
-class OutboxRow:
+class OutboxRow(NamedTuple):
     """A claimed row. `attempts` counts this claim."""
 
     id: str
@@ -84,8 +39,7 @@ class OutboxRow:
     created_at: datetime
 
 
-@dataclass(frozen=True, slots=True)
-class RowResult:
+class RowResult(NamedTuple):
     """What became of a claimed row; with an error it is available again after `delay_s` seconds."""
 
     row: OutboxRow
@@ -94,8 +48,22 @@ class RowResult:
     delay_s: float = 0.0
 
 
+class Claim(NamedTuple):
+    """Rows of one look at the table, oldest first.
+
+    `next_seq` is where unpublished rows go on that were not looked at; None: that were all.
+    """
+
+    rows: list[OutboxRow]
+    next_seq: int | None
+
+
 class OutboxStore:
     """Claims and marks outbox rows. Each method is one transaction of one statement.
+
+    Args:
+        engine: where the outbox is.
+        relay: who claims, for people who read the table.
 
     Raises:
         DatabaseUnavailableError: from every method; nothing is known to have happened.
@@ -103,40 +71,103 @@ class OutboxStore:
     """
 
     def __init__(self, engine: AsyncEngine, *, relay: str) -> None:
-        self._engine = engine
+        self._connections = DirectConnections(engine, keep=2, setup=statements.SESSION)
+        self._others = DirectConnections(engine)
         self._relay = relay
+        self.floor = Floor()
+
+    @asynccontextmanager
+    async def connected(self) -> AsyncGenerator[None]:
+        """Keep two connections, one to claim and one to mark, while the block runs."""
+        async with self._connections.kept():
+            yield
 
     async def claim(self, batch_size: int, lease_s: float) -> list[OutboxRow]:
-        """Claim up to `batch_size` rows for `lease_s` seconds, oldest first."""
-        with translated():
-            async with self._engine.begin() as connection:
-                result = await connection.execute(
-                    _CLAIM,
-                    {"batch_size": batch_size, "lease_s": lease_s, "relay": self._relay},
-                )
-                rows = [OutboxRow(**row._mapping) for row in result]  # noqa: SLF001 - public API of Row
-        return sorted(rows, key=lambda row: row.seq)
+        """Claim up to `batch_size` rows for `lease_s` seconds, oldest first.
 
-    async def mark(self, results: Sequence[RowResult]) -> None:
-        """Record the results of a batch in one statement."""
+        Fewer than that: nothing else can be claimed now.
+        """
+        rows: list[OutboxRow] = []
+        next_seq: int | None = 0
+        while next_seq is not None and len(rows) < batch_size:
+            found = await self.claim_from(next_seq, batch_size - len(rows), lease_s)
+            rows += found.rows
+            next_seq = found.next_seq
+        return rows
+
+    async def claim_from(self, seq: int, batch_size: int, lease_s: float) -> Claim:
+        """Claim up to `batch_size` rows from `seq` on, and look no further than `WINDOW`.
+
+        Rows before `seq` are not looked at. Who calls this must come back to them; see `Scan`.
+        """
+        async with self._connections.connection() as connection:
+            floor = await self._floor_now(connection)
+            start = max(seq, floor)
+            records = await connection.fetch(
+                statements.CLAIM,
+                lease_s, self._relay, floor, start, start + WINDOW, batch_size,
+            )  # fmt: skip
+        rows, next_seq = _claimed(records)
+        if len(rows) == batch_size:
+            next_seq = rows[-1].seq + 1
+        return Claim(rows, next_seq)
+
+    async def claim_these(self, seqs: Sequence[int], lease_s: float) -> list[OutboxRow]:
+        """Claim the rows with these `seq` as far as they are free now, oldest first."""
+        async with self._connections.connection() as connection:
+            floor = await self._floor_now(connection)
+            records = await connection.fetch(
+                statements.CLAIM_THESE, lease_s, self._relay, floor, seqs
+            )
+        return _claimed(records)[0]
+
+    async def mark(self, results: Iterable[RowResult]) -> list[int]:
+        """Record the results of a batch in one statement.
+
+        Returns:
+            The `seq` of those rows that are now the first unpublished ones of their key, where there
+            are any: nothing else tells that they can be claimed.
+        """
         # Sorted, so that two relays that mark the same rows cannot deadlock.
-        ordered = sorted(results, key=lambda result: result.row.id)
-        with translated():
-            async with self._engine.begin() as connection:
-                await connection.execute(
-                    _MARK,
-                    {
-                        "ids": [result.row.id for result in ordered],
-                        "attempts": [result.row.attempts for result in ordered],
-                        "message_ids": [result.message_id for result in ordered],
-                        "errors": [result.error for result in ordered],
-                        "delays": [result.delay_s for result in ordered],
-                    },
-                )
+        ordered = sorted(results, key=lambda result: result.row.seq)
+        async with self._connections.connection() as connection:
+            behind = await connection.fetch(
+                statements.MARK,
+                [result.row.id for result in ordered],
+                [result.row.seq for result in ordered],
+                [result.row.attempts for result in ordered],
+                [result.message_id for result in ordered],
+                [result.error for result in ordered],
+                [result.delay_s for result in ordered],
+            )
+        return [record[0] for record in behind]
 
     async def pending(self) -> tuple[int, float]:
         """Unpublished rows (counted up to a cap) and the age of the oldest of them in seconds."""
-        with translated():
-            async with self._engine.connect() as connection:
-                row = (await connection.execute(_PENDING, {"cap": PENDING_COUNT_CAP})).one()
-        return int(row.pending), float(row.oldest_age_s)
+        async with self._others.connection() as connection:
+            row = await connection.fetchrow(statements.PENDING, PENDING_COUNT_CAP, self.floor.value)
+        return int(row["pending"]), float(row["oldest_age_s"])
+
+    async def _floor_now(self, connection: Any) -> int:  # noqa: ANN401 - asyncpg ships no types
+        """Known only from connections that stay, or it would cost more than it saves."""
+        if not self._connections.keeping:
+            return 0
+        return await self.floor.now(connection, self._connections.opened)
+
+
+def _claimed(records: Sequence[Sequence[object]]) -> tuple[list[OutboxRow], int | None]:
+    """Rows and `next_seq`, which is in a record of its own without an id."""
+    rows: list[OutboxRow] = []
+    next_seq = None
+    for record in records:
+        *columns, following = record
+        if columns[0] is None:
+            next_seq = following
+        else:
+            rows.append(OutboxRow._make(columns))
+    rows.sort(key=_seq)
+    return rows, next_seq  # type: ignore[return-value]
+
+
+def _seq(row: OutboxRow) -> int:
+    return row.seq

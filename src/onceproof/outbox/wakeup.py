@@ -2,7 +2,8 @@
 
 NOTIFY inside the order's transaction would take an instance-wide lock at commit and serialise all
 producers. So it is sent after the commit, on a connection of its own, and many commits share one. A
-notification that is lost costs nothing but the relay's poll interval.
+notification that is lost costs nothing but the relay's poll interval, so its commit need not wait for
+the disk either.
 """
 
 from __future__ import annotations
@@ -13,16 +14,15 @@ import logging
 from typing import Any, Final
 
 import asyncpg
-from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from onceproof.errors import TransientError
-from onceproof.postgres import translated
+from onceproof.postgres import DirectConnections, translated
 
 logger = logging.getLogger(__name__)
 
 CHANNEL: Final = "onceproof_outbox"
-_NOTIFY: Final = text("SELECT pg_notify(:channel, '')")
+_NOTIFY: Final = "SELECT set_config('synchronous_commit', 'off', true), pg_notify($1, '')"
 
 
 class Waker:
@@ -34,7 +34,7 @@ class Waker:
     """
 
     def __init__(self, engine: AsyncEngine, *, min_interval_s: float = 0.005) -> None:
-        self._engine = engine
+        self._connections = DirectConnections(engine)
         self._min_interval_s = min_interval_s
         self._due = asyncio.Event()
 
@@ -48,9 +48,8 @@ class Waker:
             await self._due.wait()
             self._due.clear()
             try:
-                with translated():
-                    async with self._engine.begin() as connection:
-                        await connection.execute(_NOTIFY, {"channel": CHANNEL})
+                async with self._connections.connection() as connection:
+                    await connection.fetchrow(_NOTIFY, CHANNEL)
             except TransientError as error:
                 logger.debug("relay not woken, it will poll: %s", error)
             await asyncio.sleep(self._min_interval_s)

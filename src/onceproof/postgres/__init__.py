@@ -1,6 +1,7 @@
 """The Postgres side of the library: engine, named SQL, schema, and translation of driver errors."""
 
 from onceproof.postgres.connections import Connections
+from onceproof.postgres.direct import DirectConnections
 from onceproof.postgres.engine import create_engine, normalise_url
 from onceproof.postgres.failures import is_connection_failure, translated
 from onceproof.postgres.schema import Component, check, component, components, migrations, upgrade
@@ -8,6 +9,7 @@ from onceproof.postgres.schema import Component, check, component, components, m
 __all__ = [
     "Component",
     "Connections",
+    "DirectConnections",
     "check",
     "component",
     "components",

@@ -26,7 +26,7 @@ from onceproof.errors import (
 )
 from onceproof.events import ORDER_PLACED, Event
 from onceproof.idempotency import StoredResponse, claim, fingerprint, store
-from onceproof.outbox import append
+from onceproof.outbox import appended_with, outbox_parameters
 from onceproof.postgres import translated
 from onceproof.telemetry import EVENT_ID, ORDER_ID, current_traceparent
 from onceproof_producer.dual_write import DirectPublisher
@@ -35,14 +35,14 @@ from onceproof_producer.validation import OrderRequest
 SOURCE: Final = "/onceproof/orders"
 SCOPE: Final = "POST /orders"
 
-_INSERT: Final = text(
-    """
+_ORDER: Final = """
     INSERT INTO orders (order_id, amount, currency, event_id)
     VALUES (:order_id, :amount, :currency, :event_id)
     ON CONFLICT (order_id) DO NOTHING
-    RETURNING true
-    """
-)
+    RETURNING true AS inserted
+"""
+_INSERT: Final = text(_ORDER)
+_INSERT_AND_APPEND: Final = text(appended_with(_ORDER))
 _SELECT: Final = text(
     "SELECT order_id, amount, currency, event_id, created_at FROM orders WHERE order_id = :order_id"
 )
@@ -151,14 +151,15 @@ class Orders:
             stored = await claim(session, SCOPE, key, same_request)
             if stored is not None:
                 return Placed(stored, replayed=True)
+            values = {**order.model_dump(), "event_id": event.id}
+            statement = _INSERT
+            if self._direct is None:
+                statement = _INSERT_AND_APPEND
+                values |= outbox_parameters(event, self._queue)
             with translated():
-                inserted = await session.scalar(
-                    _INSERT, {**order.model_dump(), "event_id": event.id}
-                )
-                if inserted is None:
-                    raise OrderExistsError(f"order {order.order_id} exists already")
-                if self._direct is None:
-                    await append(session, event, self._queue)
+                inserted = await session.scalar(statement, values)
+            if inserted is None:
+                raise OrderExistsError(f"order {order.order_id} exists already")
             response = _accepted(order, event)
             await store(session, SCOPE, key, same_request, response)
         except DBAPIError as error:

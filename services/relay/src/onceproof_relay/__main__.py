@@ -21,6 +21,8 @@ from onceproof_relay.settings import RelayServiceSettings
 logger = logging.getLogger(__name__)
 
 GAUGE_INTERVAL_S = 5.0
+_CONNECTIONS = 6
+"""Three are held: to listen, to claim, to mark. The others are for clean-up, gauges and watch."""
 
 
 def main() -> int:
@@ -32,7 +34,9 @@ async def relay(runtime: Runtime[RelayServiceSettings]) -> None:
     """Relay until asked to stop."""
     settings = runtime.settings
     engine = create_engine(
-        settings.database_url.get_secret_value(), application_name="onceproof-relay", pool_size=4
+        settings.database_url.get_secret_value(),
+        application_name="onceproof-relay",
+        pool_size=_CONNECTIONS,
     )
     try:
         await runtime.until_ready("database", lambda: check(engine, "onceproof"))
@@ -56,6 +60,7 @@ async def relay(runtime: Runtime[RelayServiceSettings]) -> None:
                     on_health=runtime.watch,
                     settings=RelaySettings(
                         batch_size=settings.batch_size,
+                        batches_in_flight=settings.batches_in_flight,
                         lease_s=settings.lease_s,
                         poll_s=settings.poll_s,
                         backoff_s=settings.backoff_s,

@@ -17,6 +17,8 @@ class RelayServiceSettings(ServiceSettings):
     queue: str = Field(default="orders", min_length=1)
     """Must exist at start; further destinations in the outbox are looked up when they occur."""
     batch_size: int = Field(default=100, ge=1, le=10_000)
+    batches_in_flight: int = Field(default=4, ge=1, le=64)
+    """Claimed batches that are sent and marked at the same time."""
     lease_s: float = Field(default=30.0, gt=0)
     poll_s: float = Field(default=1.0, gt=0)
     backoff_s: float = Field(default=0.5, gt=0)
