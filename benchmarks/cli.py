@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
+import signal
 import subprocess
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -103,11 +105,15 @@ def main_command(
         _list(chosen, as_json=as_json)
         return
     asked = _Asked(chosen, Scale(repeats, seconds, clients), database_url, sqs_endpoint, rss)
+    # A terminated benchmark puts its servers away as an interrupted one does.
+    signal.signal(signal.SIGTERM, lambda *_: os.kill(os.getpid(), signal.SIGINT))
     try:
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
             results = runner.run(_measure(asked))
     except (InvalidRunError, OnceproofError) as error:
         _fail(str(error))
+    except KeyboardInterrupt:
+        _fail("interrupted; nothing was written")
     results.show(_errors)
     document = results.as_json()
     data, page = results.save(output, render(document))

@@ -31,6 +31,8 @@ CREDENTIALS: Final = {
     "AWS_DEFAULT_REGION": REGION,
     "AWS_REGION": REGION,
 }
+# Removes the container when our end of its stdin closes, which the kernel does however we end.
+_WATCHER: Final = 'read -r _; docker rm --force "$1" > /dev/null 2>&1'
 _READY_S: Final = 60.0
 _POLL_S: Final = 0.1
 _CONFIGURATION: Final = """
@@ -79,20 +81,24 @@ async def elasticmq(endpoint: str | None) -> AsyncIterator[QueueServer]:
         configuration = Path(directory) / "elasticmq.conf"
         configuration.write_text(_CONFIGURATION.format(port=port))
         await asyncio.to_thread(Path(directory).chmod, 0o755)
-        container = (
-            await _docker(
-                "run", "--detach", "--rm", "--network=host",
-                f"--name=onceproof-bench-elasticmq-{os.getpid()}",
-                f"--volume={configuration}:/opt/elasticmq.conf:ro", IMAGE,
-            )
-        ).strip()  # fmt: skip
+        container = f"onceproof-bench-elasticmq-{os.getpid()}"
+        watcher = await asyncio.create_subprocess_exec(
+            "/bin/sh", "-c", _WATCHER, "onceproof-elasticmq-watcher", container,
+            stdin=asyncio.subprocess.PIPE, start_new_session=True,
+        )  # fmt: skip
         try:
+            await _docker(
+                "run", "--detach", "--rm", "--network=host", f"--name={container}",
+                f"--volume={configuration}:/opt/elasticmq.conf:ro", IMAGE,
+            )  # fmt: skip
             endpoint = f"http://127.0.0.1:{port}"
             await _until_ready(endpoint)
             state = json.loads(await _docker("inspect", "--format={{json .State}}", container))
             yield QueueServer(endpoint, _on_this_machine(int(state.get("Pid", 0))), IMAGE)
         finally:
-            await _docker("rm", "--force", container)
+            if watcher.stdin is not None:
+                watcher.stdin.close()
+            await watcher.wait()
 
 
 async def _docker(*arguments: str) -> str:

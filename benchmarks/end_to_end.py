@@ -1,6 +1,6 @@
 """The library from the order's write to the charge, through a real broker, in three processes.
 
-What a queue in Postgres does without a broker, see `benchmarks.peers.queues`, on the same work: producer,
+What a queue in Postgres does without a broker (`benchmarks.peers.queues`), on the same work: producer,
 relay and consumer are processes of their own, ElasticMQ stands in between.
 """
 
@@ -84,10 +84,9 @@ class EndToEnd:
                 "BENCH_SQS_ENDPOINT": endpoint,
             }
             command = [sys.executable, "-m", "benchmarks.pipeline_worker"]
+            relaying = _relay(where.library_url(), queue, endpoint)
             async with (
-                service(
-                    "onceproof_relay", free_port(), _relay(where.library_url(), queue, endpoint)
-                ) as relay,
+                service("onceproof_relay", free_port(), relaying) as relay,
                 driver([*command, "work"], environment) as consumer,
                 driver([*command, "enqueue"], environment) as producer,
             ):

@@ -80,7 +80,7 @@ def gauge(answer: Mapping[str, Any]) -> Gauge:
     """One answer, drawn so that its goal is at two thirds of the width."""
     value, goal = answer["value"], answer["goal"]
     sign = ">=" if answer["better"] == "more" else "<="
-    full = (goal if goal else value or 1.0) * 1.5
+    full = (goal or value or 1.0) * 1.5
 
     def at(amount: float | None) -> float:
         return round(min(max((amount or 0.0) / full, 0.0), 1.0) * _WIDTH, 1)

@@ -84,5 +84,5 @@ def _script(*, outbox: bool) -> str:
 
 
 def _without_colons(text: str) -> str:
-    """pgbench takes a colon before a letter for a variable, in a string as well; the length stays."""
+    """Without what pgbench takes for variables, in strings as well; the length stays."""
     return text.replace(":", ";")

@@ -150,9 +150,9 @@ class ThroughQueue:
         where: Database,
         engine: AsyncEngine,
         broker: SqsBroker,
-        client: Any,
+        client: Any,  # noqa: ANN401 - aiobotocore has no types
         *,
-        clients: int,  # noqa: ANN401
+        clients: int,
     ) -> None:
         self._where = where
         self._sessions = async_sessionmaker(engine, expire_on_commit=False)
@@ -215,8 +215,12 @@ class RelayToQueue:
     """
 
     def __init__(
-        self, where: Database, engine: AsyncEngine, broker: SqsBroker, client: Any
-    ) -> None:  # noqa: ANN401
+        self,
+        where: Database,
+        engine: AsyncEngine,
+        broker: SqsBroker,
+        client: Any,  # noqa: ANN401 - aiobotocore has no types
+    ) -> None:
         self._where = where
         self._store = OutboxStore(engine, relay="relay")
         self._broker = broker

@@ -20,7 +20,7 @@ import aiohttp
 from benchmarks.bench import Bench
 from benchmarks.elasticmq import CREDENTIALS, REGION
 from benchmarks.figures import InvalidRunError, Sample, require_charged_once
-from benchmarks.peers.queues import empty, round_orders, written
+from benchmarks.peers.queues import empty, round_orders, until_written, written
 from benchmarks.ports import free_port
 from benchmarks.queue_content import fresh_queue
 from benchmarks.service_process import service
@@ -30,7 +30,6 @@ from onceproof.postgres import upgrade
 _CLIENTS: Final = 16
 _WARM_UP: Final = 300
 _STUCK_S: Final = 120.0
-_POLL_S: Final = 0.02
 _ROLES: Final = ("producer", "relay", "consumer", "provider")
 
 
@@ -53,10 +52,10 @@ class ServicesPipeline:
     def __init__(
         self,
         at: Bench,
-        client: Any,
+        client: Any,  # noqa: ANN401 - aiobotocore has no types
         variant: str,
         *,
-        count_requests: bool = False,  # noqa: ANN401
+        count_requests: bool = False,
     ) -> None:
         self.name = variant
         self._at = at
@@ -106,8 +105,7 @@ class ServicesPipeline:
             try:
                 async with asyncio.timeout(_STUCK_S):
                     await place(http, running.orders_url, orders)
-                    while await written(where) < orders:
-                        await asyncio.sleep(_POLL_S)
+                    await until_written(where, orders)
             except TimeoutError:
                 raise InvalidRunError(
                     f"{await written(where)} of {orders} orders were charged in {_STUCK_S:.0f} s"

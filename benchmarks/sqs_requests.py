@@ -1,8 +1,8 @@
 """Counts requests to an SQS server, whoever makes them and in whatever language.
 
-A proxy that understands nothing but where a request begins: it passes bytes on as they come and looks for
-the header or the parameter that names the operation. It costs CPU and a hop, so requests are
-counted in runs of their own, whose time is not used.
+A proxy that understands nothing but where a request begins: it passes bytes on as they come and looks
+for the header or the parameter that names the operation. It costs CPU and a hop, so requests are counted
+in runs of their own, whose time is not used.
 """
 
 from __future__ import annotations

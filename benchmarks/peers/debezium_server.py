@@ -50,7 +50,8 @@ class DebeziumServer:
     channel: str | None = None
     fill = f"""
         INSERT INTO debezium_outbox (id, aggregatetype, aggregateid, type, payload)
-        SELECT ({EVENT_ID_OF_N})::uuid, coalesce($3, ''), 'o-' || n, 'onceproof.order.placed', {PAYLOAD_OF_N}
+        SELECT ({EVENT_ID_OF_N})::uuid, coalesce($3, ''), 'o-' || n, 'onceproof.order.placed',
+               {PAYLOAD_OF_N}
         FROM generate_series(1, $1::int) AS n
     """
 
@@ -68,8 +69,9 @@ class DebeziumServer:
         self._java = await _java()
         self._home = await _distribution()
         await at.where.connection.execute(
-            "CREATE TABLE IF NOT EXISTS debezium_outbox (id uuid PRIMARY KEY, aggregatetype text NOT NULL, "
-            "aggregateid text NOT NULL, type text NOT NULL, payload text NOT NULL)"
+            "CREATE TABLE IF NOT EXISTS debezium_outbox (id uuid PRIMARY KEY, "
+            "aggregatetype text NOT NULL, aggregateid text NOT NULL, type text NOT NULL, "
+            "payload text NOT NULL)"
         )
 
     @asynccontextmanager
@@ -183,7 +185,7 @@ async def _distribution() -> Path:
                 f"-Dartifact=io.debezium:debezium-server-dist:{VERSION}:tar.gz",
                 f"-DoutputDirectory={directory}", folder=Path(directory),
             )  # fmt: skip
-            archive = next(Path(directory).glob("*.tar.gz"))
+            archive = Path(directory) / f"debezium-server-dist-{VERSION}.tar.gz"
             await asyncio.to_thread(shutil.rmtree, home, ignore_errors=True)
             await asyncio.to_thread(home.mkdir, parents=True)
             await run_tool("tar", "-xzf", str(archive), "-C", str(home), "--strip-components=1")
@@ -193,12 +195,20 @@ async def _distribution() -> Path:
 
 async def _java() -> str:
     """A Java that is new enough: JAVA_HOME's, the PATH's, or one of those that are installed."""
-    homes = [os.environ.get("JAVA_HOME"), *sorted(map(str, Path("/usr/lib/jvm").glob("*")))]
-    candidates = [f"{home}/bin/java" for home in homes if home]
-    candidates.insert(1, shutil.which("java") or "")
-    for java in candidates:
-        if java and os.access(java, os.X_OK):
+    for java in _javas():
+        if os.access(java, os.X_OK):
             found = re.search(r'version "(\d+)', await run_tool(java, "-version"))
             if found and int(found[1]) >= _JAVA:
                 return java
     raise NotRunError(f"needs Java {_JAVA} or newer: set JAVA_HOME")
+
+
+def _javas() -> list[str]:
+    installed = sorted(Path("/usr/lib/jvm").glob("*/bin/java"), reverse=True)
+    home = os.environ.get("JAVA_HOME")
+    on_path = shutil.which("java")
+    return [
+        *([f"{home}/bin/java"] if home else []),
+        *([on_path] if on_path else []),
+        *map(str, installed),
+    ]

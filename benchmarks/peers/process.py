@@ -1,9 +1,9 @@
 """A peer's driver as the harness sees it: a process with a few words on its pipes.
 
-`driver setup` makes the peer's tables and ends. `driver work` prints `ready` and works until its stdin is
-closed. `driver enqueue` prints `ready`, waits for a line, enqueues `BENCH_ORDERS` orders and prints
-`done`. In the environment: `BENCH_DSN` (libpq's URL), `BENCH_TUNED=1` for the settings that the
-peer's documentation recommends, `BENCH_BROKEN=1` for the negative control: no guard against duplicates.
+`driver setup` makes the peer's tables and ends. `driver work` prints `ready` and works until its stdin
+is closed. `driver enqueue` prints `ready`, waits for a line, enqueues `BENCH_ORDERS` orders and prints
+`done`. In the environment: `BENCH_DSN` (libpq's URL), `BENCH_TUNED=1` for the settings that the peer's
+documentation recommends, `BENCH_BROKEN=1` for the negative control: no guard against duplicates.
 """
 
 from __future__ import annotations

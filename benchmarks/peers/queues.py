@@ -109,14 +109,21 @@ async def charged(where: Database, orders: int, worker: Driver) -> None:
     """
     try:
         async with asyncio.timeout(_STUCK_S):
-            while await written(where) < orders:
-                if worker.ended:
-                    raise InvalidRunError(f"the worker ended: {worker.log()}")
-                await asyncio.sleep(_POLL_S)
+            await until_written(where, orders, lambda: worker.ended)
     except TimeoutError:
         raise InvalidRunError(
             f"{orders} orders were not charged in {_STUCK_S:.0f} s: {worker.log()}"
         ) from None
+    if worker.ended:
+        raise InvalidRunError(f"the worker ended: {worker.log()}")
+
+
+async def until_written(
+    where: Database, orders: int, over: Callable[[], bool] = lambda: False
+) -> None:
+    """Wait until so many charges were written, or until it is over."""
+    while await written(where) < orders and not over():  # noqa: ASYNC110 - other processes write
+        await asyncio.sleep(_POLL_S)
 
 
 async def written(where: Database) -> int:

@@ -59,7 +59,8 @@ class FaststreamOutbox:
     channel: str | None = "outbox_faststream_outbox"
     fill = f"""
         INSERT INTO faststream_outbox (queue, payload, headers)
-        SELECT 'orders', convert_to({PAYLOAD_OF_N}, 'UTF8'), jsonb_build_object('destination', $3::text)
+        SELECT 'orders', convert_to({PAYLOAD_OF_N}, 'UTF8'),
+               jsonb_build_object('destination', $3::text)
         {_ROWS}
     """
 
@@ -118,8 +119,9 @@ class Outboxer:
         """The program, and the table that its documentation gives."""
         self._command = await go_program(self.PROGRAM)
         await at.where.connection.execute(
-            "CREATE TABLE IF NOT EXISTS events (id text PRIMARY KEY, timestamp timestamptz DEFAULT now(), "
-            "payload text NOT NULL, destination text, options jsonb)"
+            "CREATE TABLE IF NOT EXISTS events (id text PRIMARY KEY, "
+            "timestamp timestamptz DEFAULT now(), payload text NOT NULL, destination text, "
+            "options jsonb)"
         )
 
     @asynccontextmanager

@@ -50,7 +50,7 @@ class RelayKind(Protocol):
 
     @property
     def fill(self) -> str:
-        """Inserts `$1` rows; `$2` is the event's JSON, in which `EVENT_ID` stands for its id, `$3` the queue."""
+        """Inserts `$1` rows; `$2` is the event's JSON with `EVENT_ID` for its id, `$3` the queue."""
         ...
 
     @property

@@ -1,7 +1,7 @@
 """The work of the "no broker" contest, for the drivers of the Python peers.
 
-A driver runs in a virtual environment of its peer, without this project, so this module needs the standard
-library alone. What a driver prints and reads is told in `benchmarks.peers.process`.
+A driver runs in a virtual environment of its peer, without this project, so this module needs the
+standard library alone. What a driver prints and reads is told in `benchmarks.peers.process`.
 """
 
 from __future__ import annotations
@@ -24,7 +24,8 @@ ORDERS = int(os.environ.get("BENCH_ORDERS", "0"))
 
 INSERT_ORDER = "INSERT INTO orders (order_id, amount, currency, event_id) VALUES ($1, $2, $3, $4)"
 
-_CHARGE = "INSERT INTO charges (order_id, event_id, amount, currency, provider_charge_id, delivery_attempt)"
+_CHARGE = """INSERT INTO charges
+    (order_id, event_id, amount, currency, provider_charge_id, delivery_attempt)"""
 # One statement: the inbox row is the guard, the charge is the effect. Without the guard, for the
 # negative control, a duplicate is charged twice.
 CHARGE = (

@@ -40,11 +40,13 @@ def _parameters(*values: object) -> dict[str, object]:
 
 
 async def setup() -> None:
+    """Its tables."""
     await asyncio.to_thread(run_dbos_database_migrations, DSN)
     await asyncio.to_thread(SQLAlchemyDatasource.migrate, _URL)
 
 
 async def enqueue() -> None:
+    """Write the orders with their jobs."""
     engine = sa.create_engine(_URL, pool_size=PRODUCERS)
     client = DBOSClient(system_database_url=DSN)
     say("ready")
@@ -68,6 +70,7 @@ async def enqueue() -> None:
 
 
 async def work() -> None:
+    """Work until stdin is closed."""
     config: DBOSConfig = {
         "name": "onceproof-bench",
         "system_database_url": DSN,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import os
 import sys
 from pathlib import Path
@@ -36,6 +35,7 @@ _table = make_outbox_table(_metadata, table_name="faststream_outbox")
 
 
 async def setup() -> None:
+    """Its tables."""
     engine = create_async_engine(_URL)
     async with engine.begin() as connection:
         await connection.run_sync(_metadata.create_all)
@@ -43,6 +43,7 @@ async def setup() -> None:
 
 
 async def relay() -> None:
+    """Relay until stdin is closed."""
     engine = create_async_engine(_URL, pool_size=_WORKERS + 4)
     broker = OutboxBroker(engine, outbox_table=_table)
     queue = os.environ["BENCH_QUEUE_URL"]

@@ -35,12 +35,14 @@ _BATCH = 100 if TUNED else 10
 
 
 async def setup() -> None:
+    """Its tables."""
     connection = await asyncpg.connect(DSN)
     await Queries(AsyncpgDriver(connection)).install()
     await connection.close()
 
 
 async def enqueue() -> None:
+    """Write the orders with their jobs."""
     async with asyncpg.create_pool(DSN, min_size=PRODUCERS, max_size=PRODUCERS) as pool:
         say("ready")
         await asyncio.to_thread(wait_for_go)
@@ -60,6 +62,7 @@ async def enqueue() -> None:
 
 
 async def work() -> None:
+    """Work until stdin is closed."""
     connection = await asyncpg.connect(DSN)
     async with asyncpg.create_pool(
         DSN, min_size=CONSUMER_CONNECTIONS, max_size=CONSUMER_CONNECTIONS

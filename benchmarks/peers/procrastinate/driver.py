@@ -56,11 +56,13 @@ async def charge(event_id: str, order: dict[str, Any]) -> None:
 
 
 async def setup() -> None:
+    """Its tables."""
     async with app.open_async():
         await app.schema_manager.apply_schema_async()
 
 
 async def enqueue() -> None:
+    """Write the orders with their jobs."""
     async with (
         app.open_async(),
         psycopg_pool.AsyncConnectionPool(
@@ -85,7 +87,8 @@ async def enqueue() -> None:
 
 
 async def work() -> None:
-    global _effects  # noqa: PLW0603 - a task is a function of its module
+    """Work until stdin is closed."""
+    global _effects
     async with (
         app.open_async(),
         psycopg_pool.AsyncConnectionPool(
