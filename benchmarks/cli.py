@@ -10,7 +10,7 @@ import subprocess
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Final
+from typing import Annotated, Final, NoReturn
 
 import typer
 import uvloop
@@ -127,7 +127,7 @@ def main_command(
 main_command.__doc__ = _HELP
 
 
-def _fail(text: str) -> Any:  # noqa: ANN401 - does not return
+def _fail(text: str) -> NoReturn:
     _errors.print(f"[red]error:[/] {text}", highlight=False, soft_wrap=True)
     raise typer.Exit(1)
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any, Final
 
 from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession, async_sessionmaker
@@ -172,7 +172,7 @@ class ThroughQueue:
         handled = 0
         ended = 0.0
 
-        async def handle(session: AsyncSession, batch: list[Delivery]) -> None:
+        async def handle(session: AsyncSession, batch: Sequence[Delivery]) -> None:
             nonlocal handled, ended
             await charge_many(session, batch)
             handled += len(batch)
