@@ -106,7 +106,7 @@ def main_command(
         return
     asked = _Asked(chosen, Scale(repeats, seconds, clients), database_url, sqs_endpoint, rss)
     # A terminated benchmark puts its servers away as an interrupted one does.
-    signal.signal(signal.SIGTERM, lambda *_: os.kill(os.getpid(), signal.SIGINT))
+    before = signal.signal(signal.SIGTERM, lambda *_: os.kill(os.getpid(), signal.SIGINT))
     try:
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
             results = runner.run(_measure(asked))
@@ -114,6 +114,8 @@ def main_command(
         _fail(str(error))
     except KeyboardInterrupt:
         _fail("interrupted; nothing was written")
+    finally:
+        signal.signal(signal.SIGTERM, before)
     results.show(_errors)
     document = results.as_json()
     data, page = results.save(output, render(document))

@@ -16,6 +16,7 @@ from benchmarks.bench import Bench
 from benchmarks.contest import NotRunError
 from benchmarks.database import Database
 from benchmarks.figures import InvalidRunError, Sample, require_charged_once
+from benchmarks.null_broker import DUPLICATE_EVERY
 from benchmarks.peers.process import Driver, driver, run_driver
 from benchmarks.peers.toolchain import go_driver, python_driver
 
@@ -23,7 +24,8 @@ _STUCK_S: Final = 90.0
 _POLL_S: Final = 0.02
 _SETTLED_S: Final = 0.3
 """After the last order was seen charged, for a duplicate that is still on its way."""
-_WARM_UP: Final = 300
+_WARM_UP: Final = 60
+_LONG_WARM_UP: Final = 400
 _MAKERS: Final[dict[str, Callable[[], Awaitable[list[str]]]]] = {
     "pgqueuer": lambda: python_driver("pgqueuer"),
     "procrastinate": lambda: python_driver("procrastinate"),
@@ -64,6 +66,8 @@ class QueuePeer:
             await run_driver([*self._command, "setup"], self._environment)
             self._at.installed.add(self._peer)
         warm = await self.run(_WARM_UP)
+        if warm.orders_per_s > _WARM_UP:
+            warm = await self.run(_LONG_WARM_UP)
         self._orders = round_orders(warm.orders_per_s * self._at.scale.seconds)
 
     async def measure(self, repeat: int) -> Sample:
@@ -157,8 +161,8 @@ async def charged_sample(where: Database, orders: int, started: datetime) -> Sam
 
 
 def round_orders(number: float) -> int:
-    """A whole number of hundreds, and not too few to be timed."""
-    return max(round(number / 100) * 100, _WARM_UP)
+    """A whole number of twenties, as every twentieth has a duplicate, and not too few to be timed."""
+    return max(round(number / DUPLICATE_EVERY) * DUPLICATE_EVERY, _WARM_UP)
 
 
 @asynccontextmanager
