@@ -208,7 +208,7 @@ def _without_broker() -> list[Contest]:
             "fsync", "One durable 8 kB write on this disk", _fsync,
             [Question("one write by the server's method", "pg_test_fsync", None,
                       measure="sync_us", better="less", unit="us")],
-            needs="pg_test_fsync",
+            needs="pg_test_fsync", timed=False,
         ),
         Contest(
             "consumer-t1", "Consumer, one order a transaction, null broker",
@@ -256,7 +256,7 @@ def _through_broker(memory_messages: int) -> list[Contest]:
                            measure="sqs_requests_per_order", better="less")
                   for variant, goal in (("hardened", 0.35), ("naive", None))),
             ],
-            needs=_QUEUE,
+            needs=_QUEUE, timed=False,
         ),
         Contest(
             "memory", f"Memory of one consumer over {memory_messages} messages",
@@ -267,7 +267,7 @@ def _through_broker(memory_messages: int) -> list[Contest]:
                 Question(f"growth over {memory_messages} messages", "consumer", None, 5, figure=11,
                          measure="growth_percent", better="less", unit="%"),
             ],
-            needs=_QUEUE,
+            needs=_QUEUE, timed=False,
         ),
     ]  # fmt: skip
 

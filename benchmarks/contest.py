@@ -86,6 +86,7 @@ class Contest:
         open: gets everything ready that the contenders share, and puts it away at the end.
         questions: the ratios.
         needs: what must be there, for `--list`.
+        timed: whether its rates mean anything; its questions may be about something else.
     """
 
     name: str
@@ -93,6 +94,7 @@ class Contest:
     open: Callable[[Bench], AbstractAsyncContextManager[Sequence[Contender]]]
     questions: Sequence[Question]
     needs: str = "Postgres"
+    timed: bool = True
 
 
 @dataclass(frozen=True, slots=True)

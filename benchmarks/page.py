@@ -18,8 +18,6 @@ from benchmarks.report import number
 
 _TEMPLATE: Final = "page.html.j2"
 _WIDTH: Final = 640
-_LABELS: Final = 0
-_ROW: Final = 44
 _OURS: Final = frozenset({"onceproof", "onceproof relay", "onceproof, end to end", "hardened"})
 
 
@@ -29,7 +27,6 @@ class Bar:
 
     name: str
     text: str
-    y: int
     end: float
     low: float
     high: float
@@ -59,20 +56,19 @@ def bars(contenders: Sequence[Mapping[str, Any]]) -> list[Bar]:
     most = max((each["orders_per_s"]["high"] for each in contenders), default=0.0) or 1.0
 
     def at(value: float) -> float:
-        return round(_LABELS + (_WIDTH - _LABELS - 4) * value / most, 1)
+        return round((_WIDTH - 4) * value / most, 1)
 
     return [
         Bar(
             name=each["name"],
             text=f"{number(each['orders_per_s']['median'])} orders/s",
-            y=index * _ROW,
             end=at(each["orders_per_s"]["median"]),
             low=at(each["orders_per_s"]["low"]),
             high=at(each["orders_per_s"]["high"]),
             dots=[at(sample["orders"] / sample["seconds"]) for sample in each["samples"]],
             ours=each["name"] in _OURS,
         )
-        for index, each in enumerate(contenders)
+        for each in contenders
     ]
 
 
@@ -131,7 +127,7 @@ def render(document: Mapping[str, Any]) -> str:
         {
             **contest,
             "gauges": [gauge(answer) for answer in contest["answers"]],
-            "bars": bars(contest["contenders"]),
+            "bars": bars(contest["contenders"]) if contest["timed"] else [],
             "resources": [(each["name"], resources(each)) for each in contest["contenders"]],
         }
         for contest in document["contests"]
@@ -146,7 +142,6 @@ def render(document: Mapping[str, Any]) -> str:
             for verdict in ("met", "missed", "not run")
         },
         width=_WIDTH,
-        row=_ROW,
     )
 
 

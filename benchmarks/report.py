@@ -121,6 +121,7 @@ def contest_json(outcome: Outcome) -> dict[str, Any]:
     return {
         "name": outcome.contest.name,
         "title": outcome.contest.title,
+        "timed": outcome.contest.timed,
         "not_run": outcome.why_not,
         "absent": outcome.absent,
         "invalid": outcome.invalid,
@@ -210,7 +211,9 @@ def _contenders(outcome: Outcome) -> Table:
         found = _summary(samples)
         rate = found["orders_per_s"]
         table.add_row(
-            name, f"{rate['median']:.0f}\n{rate['low']:.0f}..{rate['high']:.0f}",
+            name,
+            f"{rate['median']:.0f}\n{rate['low']:.0f}..{rate['high']:.0f}"
+            if outcome.contest.timed else "-",
             _lines(found["cpu_s_per_1000"], ".3f"),
             f"{number(found['wal_bytes_per_order'])}\n{number(found['fsyncs_per_order'])}",
             _lines(found["peak_rss_mb"], ".0f"),

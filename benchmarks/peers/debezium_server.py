@@ -28,7 +28,7 @@ from benchmarks.ports import free_port
 
 VERSION: Final = "3.6.0.Final"
 _JAVA: Final = 21
-_READY_S: Final = 90.0
+_READY_S: Final = 180.0
 _SLOT: Final = "bench_debezium"
 
 _TUNED: Final = {

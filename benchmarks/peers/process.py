@@ -19,7 +19,7 @@ from typing import IO, Final
 from benchmarks.contest import NotRunError
 from benchmarks.figures import InvalidRunError
 
-_READY_S: Final = 90.0
+_READY_S: Final = 180.0
 _END_S: Final = 20.0
 _LOG_CHARS: Final = 600
 
