@@ -76,7 +76,7 @@ class RequestCounter:
             return
         self._open |= {writer, upstream_writer}
         try:
-            with contextlib.suppress(ConnectionError):
+            with contextlib.suppress(ConnectionError, RuntimeError):
                 await asyncio.gather(
                     self._pass_on(reader, upstream_writer, Operations(self._counts)),
                     self._pass_on(upstream_reader, writer, None),
@@ -97,7 +97,8 @@ class RequestCounter:
                 operations.see(data)
             writer.write(data)
             await writer.drain()
-        with contextlib.suppress(OSError):
+        # uvloop raises a RuntimeError where the other side has closed already.
+        with contextlib.suppress(OSError, RuntimeError):
             writer.write_eof()
 
 

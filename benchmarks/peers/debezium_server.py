@@ -78,7 +78,9 @@ class DebeziumServer:
     async def running(self, at: Bench, to: Target) -> AsyncIterator[Mapping[str, int]]:
         """The server, ready when it streams from its slot."""
         with tempfile.TemporaryDirectory(prefix="onceproof-debezium-") as directory:
-            configuration = Path(directory) / "application.properties"
+            # Where Quarkus looks by itself: a location by environment wants a YAML parser as well.
+            configuration = Path(directory) / "config" / "application.properties"
+            configuration.parent.mkdir()
             port = free_port()
             lines = self._properties(at, to, directory, port)
             configuration.write_text("".join(f"{name}={value}\n" for name, value in lines.items()))
@@ -87,10 +89,7 @@ class DebeziumServer:
                 process = await asyncio.create_subprocess_exec(
                     self._java, "-cp", f"{runner}:{self._home}/lib/*", "io.debezium.server.Main",
                     cwd=directory,
-                    env={
-                        **os.environ, **CREDENTIALS,
-                        "QUARKUS_CONFIG_LOCATIONS": str(configuration),
-                    },
+                    env={**os.environ, **CREDENTIALS},
                     stdin=asyncio.subprocess.DEVNULL, stdout=log, stderr=log,
                 )  # fmt: skip
                 try:

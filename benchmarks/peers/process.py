@@ -12,6 +12,7 @@ import asyncio
 import contextlib
 import os
 import tempfile
+from collections import deque
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from typing import IO, Final
@@ -22,10 +23,13 @@ from benchmarks.figures import InvalidRunError
 _READY_S: Final = 180.0
 _END_S: Final = 20.0
 _LOG_CHARS: Final = 600
+_WORDS: Final = frozenset({"ready", "done"})
 
 
 class Driver:
     """A running driver.
+
+    Its stdout is read all the time: a peer that logs there would stand still when the pipe is full.
 
     Args:
         process: with its stdin and stdout as pipes.
@@ -35,6 +39,11 @@ class Driver:
     def __init__(self, process: asyncio.subprocess.Process, log: IO[bytes]) -> None:
         self._process = process
         self._log = log
+        self._words: set[str] = set()
+        self._lines: deque[str] = deque(maxlen=20)
+        self._heard = asyncio.Condition()
+        self._ended = False
+        self._reading = asyncio.create_task(self._read())
 
     @property
     def pid(self) -> int:
@@ -43,26 +52,38 @@ class Driver:
 
     @property
     def ended(self) -> bool:
-        """Whether it has ended."""
-        return self._process.returncode is not None
+        """Whether it has ended, or says nothing more."""
+        return self._ended or self._process.returncode is not None
 
     async def heard(self, word: str, within_s: float) -> None:
-        """Wait until it prints a line that is `word`; other lines are its own affair.
+        """Wait until it has printed a line that is `word`; other lines are its own affair.
 
         Raises:
             InvalidRunError: it ended, or said nothing of the kind in time.
         """
-        assert self._process.stdout is not None  # noqa: S101 - a pipe
         try:
-            async with asyncio.timeout(within_s):
-                while line := await self._process.stdout.readline():
-                    if line.decode(errors="replace").strip() == word:
-                        return
+            async with asyncio.timeout(within_s), self._heard:
+                await self._heard.wait_for(lambda: word in self._words or self.ended)
         except TimeoutError:
             raise InvalidRunError(
                 f"did not say {word!r} in {within_s:.0f} s: {self.log()}"
             ) from None
-        raise InvalidRunError(f"ended before it said {word!r}: {self.log()}")
+        if word not in self._words:
+            raise InvalidRunError(f"ended before it said {word!r}: {self.log()}")
+
+    async def _read(self) -> None:
+        assert self._process.stdout is not None  # noqa: S101 - a pipe
+        while line := await self._process.stdout.readline():
+            word = line.decode(errors="replace").strip()
+            if word not in _WORDS:
+                self._lines.append(word)
+                continue
+            async with self._heard:
+                self._words.add(word)
+                self._heard.notify_all()
+        async with self._heard:
+            self._ended = True
+            self._heard.notify_all()
 
     async def tell(self, line: str) -> None:
         """Write a line to its stdin."""
@@ -73,7 +94,7 @@ class Driver:
     def log(self) -> str:
         """The end of what it logged, on one line."""
         self._log.seek(0)
-        text = self._log.read().decode(errors="replace")
+        text = f"{' '.join(self._lines)} {self._log.read().decode(errors='replace')}"
         return " ".join(text.split())[-_LOG_CHARS:] or "it logged nothing"
 
     async def stop(self) -> None:
@@ -86,6 +107,7 @@ class Driver:
         if self._process.returncode is None:
             self._process.kill()
             await self._process.wait()
+        await self._reading
 
 
 @asynccontextmanager

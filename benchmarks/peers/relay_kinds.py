@@ -60,7 +60,7 @@ class FaststreamOutbox:
     fill = f"""
         INSERT INTO faststream_outbox (queue, payload, headers)
         SELECT 'orders', convert_to({PAYLOAD_OF_N}, 'UTF8'),
-               jsonb_build_object('destination', $3::text)
+               jsonb_build_object('content-type', 'text/plain', 'destination', $3::text)
         {_ROWS}
     """
 

@@ -7,7 +7,10 @@ import sys
 from contextlib import asynccontextmanager
 from pathlib import Path
 
+import aiohttp
 import pytest
+from aiohttp import web
+from aiohttp.test_utils import TestServer
 from typer.testing import CliRunner
 
 # The benchmarks are scripts beside the packages, not installed.
@@ -17,6 +20,7 @@ import typer
 from benchmarks import cli
 from benchmarks.contest import Contest, Question
 from benchmarks.figures import InvalidRunError, Sample
+from benchmarks.sqs_requests import RequestCounter
 
 
 @pytest.fixture
@@ -85,3 +89,29 @@ def test_a_name_that_is_none_is_an_error_that_names_the_others(run):
     result = run("--only", "nonsense")
     assert result.exit_code == 1
     assert "relay-peers" in result.stderr
+
+
+async def test_requests_through_the_counting_proxy_arrive_and_are_counted():
+    answered = 0
+
+    async def answer(request: web.Request) -> web.Response:
+        nonlocal answered
+        answered += 1
+        return web.Response(body=await request.read())
+
+    application = web.Application()
+    application.router.add_post("/", answer)
+    body = b"x" * 200_000
+    async with (
+        TestServer(application) as server,
+        RequestCounter(str(server.make_url("/"))) as counter,
+        aiohttp.ClientSession() as http,
+    ):
+        for operation in ("SendMessageBatch", "ReceiveMessage", "ReceiveMessage"):
+            headers = {"X-Amz-Target": f"AmazonSQS.{operation}"}
+            async with http.post(counter.endpoint, data=body, headers=headers) as response:
+                assert await response.read() == body
+        assert counter.counts() == {"SendMessageBatch": 1, "ReceiveMessage": 2}
+        counter.reset()
+        assert counter.counts() == {}
+    assert answered == 3

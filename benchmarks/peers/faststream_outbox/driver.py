@@ -56,8 +56,8 @@ async def relay() -> None:
     ) as sqs:
 
         @broker.subscriber("orders", **_OPTIONS)
-        async def send(body: bytes) -> None:
-            await sqs.send_message(QueueUrl=queue, MessageBody=body.decode())
+        async def send(body: str) -> None:
+            await sqs.send_message(QueueUrl=queue, MessageBody=body)
 
         await broker.start()
         say("ready")
