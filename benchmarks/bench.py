@@ -24,11 +24,13 @@ class Scale:
         repeats: timed runs of each contender.
         seconds: length of a run, roughly.
         clients: connections to Postgres.
+        contenders: only those whose name has one of these in it; empty means all.
     """
 
     repeats: int
     seconds: float
     clients: int
+    contenders: Sequence[str] = ()
 
 
 class Bench:
@@ -139,7 +141,11 @@ async def run_contest(
     outcome = Outcome(contest)
     try:
         async with contest.open(at) as contenders:
-            ready = await _prepared(contenders, outcome, step)
+            wanted = [each for each in contenders if _wanted(each.name, at.scale.contenders)]
+            outcome.absent |= {
+                each.name: "left out by --contender" for each in contenders if each not in wanted
+            }
+            ready = await _prepared(wanted, outcome, step)
             for repeat in range(at.scale.repeats):
                 for contender in _still(ready, outcome):
                     step(f"{contender.name}, run {repeat + 1} of {at.scale.repeats}")
@@ -156,6 +162,10 @@ async def run_contest(
     finally:
         await at.where.meter.stop()
     return outcome
+
+
+def _wanted(name: str, parts: Sequence[str]) -> bool:
+    return not parts or any(part in name for part in parts)
 
 
 async def _prepared(

@@ -69,6 +69,10 @@ def main_command(
         list[str] | None,
         typer.Option(help="Contests whose name has this in it; may be given more than once."),
     ] = None,
+    contender: Annotated[
+        list[str] | None,
+        typer.Option(help="Contenders whose name has this in it; may be given more than once."),
+    ] = None,
     list_: Annotated[bool, typer.Option("--list", help="List the contests and stop.")] = False,
     repeats: Annotated[int, typer.Option(min=1, help="Timed runs of each contender.")] = 5,
     seconds: Annotated[float, typer.Option(min=0.5, max=60, help="Length of a run, roughly.")] = 4,
@@ -104,7 +108,8 @@ def main_command(
     if list_:
         _list(chosen, as_json=as_json)
         return
-    asked = _Asked(chosen, Scale(repeats, seconds, clients), database_url, sqs_endpoint, rss)
+    scale = Scale(repeats, seconds, clients, tuple(contender or ()))
+    asked = _Asked(chosen, scale, database_url, sqs_endpoint, rss)
     # A terminated benchmark puts its servers away as an interrupted one does.
     before = signal.signal(signal.SIGTERM, lambda *_: os.kill(os.getpid(), signal.SIGINT))
     try:

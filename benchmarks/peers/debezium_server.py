@@ -31,6 +31,9 @@ _JAVA: Final = 21
 _READY_S: Final = 180.0
 _SLOT: Final = "bench_debezium"
 
+# Its Kubernetes client reads a kubeconfig where it finds one, and lacks the YAML parser for it.
+_NO_CLUSTER: Final = {"KUBERNETES_AUTH_TRYKUBECONFIG": "false"}
+
 _TUNED: Final = {
     "debezium.source.max.batch.size": "8192",
     "debezium.source.max.queue.size": "32768",
@@ -78,7 +81,7 @@ class DebeziumServer:
     async def running(self, at: Bench, to: Target) -> AsyncIterator[Mapping[str, int]]:
         """The server, ready when it streams from its slot."""
         with tempfile.TemporaryDirectory(prefix="onceproof-debezium-") as directory:
-            # Where Quarkus looks by itself: a location by environment wants a YAML parser as well.
+            # Where Quarkus looks by itself.
             configuration = Path(directory) / "config" / "application.properties"
             configuration.parent.mkdir()
             port = free_port()
@@ -89,7 +92,7 @@ class DebeziumServer:
                 process = await asyncio.create_subprocess_exec(
                     self._java, "-cp", f"{runner}:{self._home}/lib/*", "io.debezium.server.Main",
                     cwd=directory,
-                    env={**os.environ, **CREDENTIALS},
+                    env={**os.environ, **CREDENTIALS, **_NO_CLUSTER},
                     stdin=asyncio.subprocess.DEVNULL, stdout=log, stderr=log,
                 )  # fmt: skip
                 try:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -23,7 +24,7 @@ from benchmarks.figures import InvalidRunError
 from benchmarks.peers.debezium_server import DebeziumServer
 from benchmarks.peers.queues import PEERS, QueuePeer
 from benchmarks.peers.relay_kinds import FaststreamOutbox, OnceproofRelay, Outboxer
-from benchmarks.peers.relays import relay_contenders
+from benchmarks.peers.relays import RelayKind, relay_contenders
 
 pytestmark = [
     pytest.mark.slow,
@@ -34,7 +35,7 @@ pytestmark = [
     ),
 ]
 
-KINDS = {
+KINDS: dict[str, Callable[[], RelayKind]] = {
     "onceproof": OnceproofRelay,
     "debezium": lambda: DebeziumServer(tuned=True),
     "faststream-outbox": lambda: FaststreamOutbox(tuned=True),

@@ -12,7 +12,7 @@ import pytest
 # The benchmarks are scripts beside the packages, not installed.
 sys.path.insert(0, str(Path(__file__).parents[2]))
 
-from benchmarks.bench import Scale, run_contest
+from benchmarks.bench import Outcome, Scale, run_contest
 from benchmarks.catalogue import contests
 from benchmarks.contest import Answer, Contest, NotRunError, Question, answer
 from benchmarks.database import refuse_memory
@@ -70,6 +70,15 @@ async def test_contenders_take_turns():
     outcome = await run_contest(contest_of(Fake("a", log), Fake("b", log)), bench_of(3))
     assert log == [("a", 0), ("b", 0), ("a", 1), ("b", 1), ("a", 2), ("b", 2)]
     assert {name: len(made) for name, made in outcome.samples.items()} == {"a": 3, "b": 3}
+
+
+async def test_contenders_can_be_left_out_and_the_report_says_so():
+    log: list[tuple[str, int]] = []
+    at = bench_of(1)
+    at.scale = Scale(1, 1, 1, ("a",))
+    outcome = await run_contest(contest_of(Fake("a", log), Fake("b", log)), at)
+    assert log == [("a", 0)]
+    assert outcome.answers()[0].why_not == "b: left out by --contender"
 
 
 async def test_an_invalid_run_takes_its_contender_out_and_not_the_others():
@@ -152,14 +161,7 @@ def test_requests_are_counted_per_order():
 
 def test_resources_are_summed_up_by_process():
     used = Resources(cpu_s={"worker": 0.2}, wal_bytes=1000, fsyncs=5, peak_rss_mb={"worker": 90})
-    outcome = SimpleNamespace(
-        contest=contest_of(),
-        samples={"a": [Sample(10, 1, 0.2, 0, used)]},
-        absent={},
-        invalid={},
-        why_not=None,
-        answers=list,
-    )
+    outcome = Outcome(contest_of(), {"a": [Sample(10, 1, 0.2, 0, used)]})
     [found] = contest_json(outcome)["contenders"]
     assert found["cpu_s_per_1000"] == {"worker": 20.0}
     assert found["wal_bytes_per_order"] == 100

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import sys
 from pathlib import Path
@@ -29,6 +30,8 @@ _OPTIONS: dict[str, Any] = (
     if TUNED
     else {}
 )
+# Its default is INFO, two lines a message.
+_LOG_LEVEL = logging.WARNING if TUNED else logging.INFO
 _URL = DSN.replace("postgresql://", "postgresql+asyncpg://", 1)
 _metadata = MetaData()
 _table = make_outbox_table(_metadata, table_name="faststream_outbox")
@@ -45,7 +48,7 @@ async def setup() -> None:
 async def relay() -> None:
     """Relay until stdin is closed."""
     engine = create_async_engine(_URL, pool_size=_WORKERS + 4)
-    broker = OutboxBroker(engine, outbox_table=_table)
+    broker = OutboxBroker(engine, outbox_table=_table, log_level=_LOG_LEVEL)
     queue = os.environ["BENCH_QUEUE_URL"]
     config = AioConfig(max_pool_connections=32, retries={"total_max_attempts": 1})
     async with get_session().create_client(
