@@ -90,7 +90,7 @@ class DebeziumServer:
             runner = next(self._home.glob("debezium-server-*runner.jar"))
             with tempfile.TemporaryFile() as log:
                 process = await asyncio.create_subprocess_exec(
-                    self._java, "-cp", f"{runner}:{self._home}/lib/*", "io.debezium.server.Main",
+                    self._java, "--add-opens=java.base/java.lang=ALL-UNNAMED", "-cp", f"{runner}:{self._home}/lib/*", "io.debezium.server.Main",
                     cwd=directory,
                     env={**os.environ, **CREDENTIALS, **_NO_CLUSTER},
                     stdin=asyncio.subprocess.DEVNULL, stdout=log, stderr=log,
@@ -98,8 +98,8 @@ class DebeziumServer:
                 try:
                     if not await _streaming(at, process, port):
                         log.seek(0)
-                        text = " ".join(log.read().decode(errors="replace").split())[-800:]
-                        raise InvalidRunError(f"Debezium Server did not get ready: {text}")
+                        why = causes(log.read().decode(errors="replace"))
+                        raise InvalidRunError(f"Debezium Server did not get ready: {why}")
                     yield {"relay": process.pid}
                 finally:
                     await stopped(process)
@@ -129,7 +129,6 @@ class DebeziumServer:
             "debezium.source.snapshot.mode": "no_data",
             "debezium.format.value": "simplestring",
             "debezium.format.key": "simplestring",
-            "debezium.format.header": "simplestring",
             "debezium.transforms": "outbox",
             "debezium.transforms.outbox.type": "io.debezium.transforms.outbox.EventRouter",
             "quarkus.http.port": str(port),
@@ -137,6 +136,12 @@ class DebeziumServer:
             "quarkus.log.console.json": "false",
             **(_TUNED if self._tuned else {}),
         }
+
+
+def causes(log: str) -> str:
+    """What a Java log says about a failure: its errors and causes, without the frames."""
+    told = [line.strip() for line in log.splitlines() if "ERROR" in line or "Caused by" in line]
+    return " | ".join(told)[-800:] or " ".join(log.split())[-800:]
 
 
 async def _streaming(at: Bench, process: asyncio.subprocess.Process, port: int) -> bool:

@@ -18,6 +18,7 @@ from benchmarks.figures import InvalidRunError, Resources, Sample
 from benchmarks.fsync import parse
 from benchmarks.page import bars, gauge, render
 from benchmarks.peers import work
+from benchmarks.peers.debezium_server import causes
 from benchmarks.peers.relays import EVENT_ID, event_template
 from benchmarks.queue_content import judge_events
 from benchmarks.report import Results
@@ -148,3 +149,9 @@ def test_a_gauge_has_its_goal_at_two_thirds():
     assert found.end < (found.mark or 0)
     assert found.verdict == "missed"
     assert not_run.verdict == "not run"
+
+
+def test_a_java_log_is_cut_down_to_what_failed():
+    log = "INFO started\nERROR no format\n\tat a.b.C\nCaused by: Unknown format\n\tat d.e.F\n"
+    assert causes(log) == "ERROR no format | Caused by: Unknown format"
+    assert causes("it said\nnothing") == "it said nothing"
