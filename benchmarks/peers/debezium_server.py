@@ -90,7 +90,8 @@ class DebeziumServer:
             runner = next(self._home.glob("debezium-server-*runner.jar"))
             with tempfile.TemporaryFile() as log:
                 process = await asyncio.create_subprocess_exec(
-                    self._java, "--add-opens=java.base/java.lang=ALL-UNNAMED", "-cp", f"{runner}:{self._home}/lib/*", "io.debezium.server.Main",
+                    self._java, "--add-opens=java.base/java.lang=ALL-UNNAMED",
+                    "-cp", f"{runner}:{self._home}/lib/*", "io.debezium.server.Main",
                     cwd=directory,
                     env={**os.environ, **CREDENTIALS, **_NO_CLUSTER},
                     stdin=asyncio.subprocess.DEVNULL, stdout=log, stderr=log,
