@@ -32,6 +32,7 @@ from onceproof.errors import OnceproofError
 
 _CLIENTS: Final = 8
 _RSS_ORDERS: Final = 2000
+_CUT: Final = "interrupted"
 _errors: Final = Console(stderr=True)
 
 _HELP: Final = """
@@ -49,8 +50,9 @@ be run here is reported with the reason. Results: a table, JSON, and one HTML pa
 Commits are durable throughout: a server with fsync or synchronous_commit off, or a data directory in
 memory, is refused. Compare ratios, not rates: a rate says as much about the machine as about the code.
 
-Exit code 0: all runs were valid. 1: one was not (an order lost, or charged twice), or it could not be
-started. A goal that is missed is a result, not an error.
+Exit code 0: all runs were valid. 1: one was not (an order lost, or charged twice), it could not be
+started, or it was interrupted; what was measured until then is kept. A goal that is missed is a result,
+not an error.
 """
 
 
@@ -127,7 +129,7 @@ def main_command(
     _errors.print(f"written to {data} and {page.name}", style="dim", soft_wrap=True)
     if as_json:
         typer.echo(json.dumps(document, indent=2))
-    if results.invalid:
+    if results.invalid or any(each.why_not == _CUT for each in results.outcomes):
         raise typer.Exit(1)
 
 
@@ -181,11 +183,19 @@ async def _measure(asked: _Asked) -> Results:
         ):  # fmt: skip
             outcomes = []
             for contest in asked.chosen:
-                outcomes.append(await _show_contest(contest, at, progress))
+                try:
+                    outcomes.append(await _show_contest(contest, at, progress))
+                except asyncio.CancelledError:
+                    # What was measured until then is kept; the rest says why it was not.
+                    _uncancel()
+                    done = len(outcomes)
+                    outcomes += [Outcome(each, why_not=_CUT) for each in asked.chosen[done:]]
+                    break
                 progress.advance(overall)
             server = at.queue.what if at.queue else None
         progress.update(overall, step="memory and crash points")
-        service = await consumer_memory(_RSS_ORDERS, asked.database_url) if asked.rss else None
+        rss = asked.rss and not any(each.why_not == _CUT for each in outcomes)
+        service = await consumer_memory(_RSS_ORDERS, asked.database_url) if rss else None
         return Results(
             outcomes=outcomes,
             parameters={
@@ -219,6 +229,12 @@ async def _show_contest(contest: Contest, at: Bench, progress: Progress) -> Outc
     done = ", ".join(f"{name} {len(made)}" for name, made in outcome.samples.items())
     _errors.print(f"{contest.name}: {done or f'not run because: {outcome.why_not}'}", style="dim")
     return outcome
+
+
+def _uncancel() -> None:
+    task = asyncio.current_task()
+    while task is not None and task.cancelling():
+        task.uncancel()
 
 
 def _version_of(pgbench: Path) -> str:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
+import os
+import signal
 import sys
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -75,6 +78,36 @@ def test_an_invalid_run_ends_with_exit_code_1_and_is_in_the_report(run, tmp_path
     document = json.loads(data.read_text())
     assert document["valid"] is False
     assert "11 charges" in document["contests"][0]["invalid"]["wrong"]
+
+
+def test_what_was_measured_before_an_interrupt_is_kept(run, tmp_path, monkeypatch):
+    class Interrupted:
+        name = "slow"
+
+        async def prepare(self) -> None:
+            return None
+
+        async def measure(self, repeat: int) -> Sample:
+            if interrupts:
+                os.kill(os.getpid(), signal.SIGTERM)
+                await asyncio.sleep(60)
+            interrupts.append(repeat)
+            return Sample(10, 1.0, 0.1, 0)
+
+    @asynccontextmanager
+    async def opened(_at):
+        yield [Interrupted()]
+
+    interrupts: list[int] = []
+    question = Question("q", "slow", None)
+    known = [Contest(name, name, opened, [question]) for name in ("first", "second", "third")]
+    monkeypatch.setattr(cli, "contests", lambda _messages: known)
+    result = run("--repeats", "1", "--output", str(tmp_path))
+    assert result.exit_code == 1
+    [data] = tmp_path.glob("*.json")
+    first, second, third = json.loads(data.read_text())["contests"]
+    assert first["answers"][0]["value"] == 10
+    assert second["not_run"] == third["not_run"] == "interrupted"
 
 
 def test_the_contests_are_listed_with_their_figures(run):
