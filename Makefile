@@ -16,7 +16,7 @@ export VARIANT NAMESPACE
 .DEFAULT_GOAL := help
 # `make kind-up e2e` is one after the other, with -j too.
 .NOTPARALLEL:
-.PHONY: help setup demo test lint format bench docs images chart kind-up metrics e2e campaign logs trace kind-down lock clean
+.PHONY: help setup demo test lint format bench bench-test docs images chart kind-up metrics e2e campaign logs trace kind-down lock clean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  \033[1m%-10s\033[0m %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -44,8 +44,11 @@ format: $(STAMP) ## Format and fix what can be fixed
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-bench: $(STAMP) ## Consumer and relay against pgbench running the same SQL
+bench: $(STAMP) ## Against the ceilings and against peers; ARGS=--help tells, ARGS=--list lists
 	$(BIN)/python benchmarks/run.py $(ARGS)
+
+bench-test: $(STAMP) ## Build each of the benchmark's peers and have it do the work once (downloads 0.8 GB)
+	ONCEPROOF_TEST_PEERS=1 $(BIN)/pytest tests/integration/test_benchmark_peers.py $(ARGS)
 
 docs: $(STAMP) ## Build the docs site into site/; a link that leads nowhere is an error
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict

@@ -1,178 +1,240 @@
-"""Run everything: warm up, then alternate our run and pgbench's, so that drift hits both."""
+"""`make bench`: what it can be told, and its exit code."""
 
 from __future__ import annotations
 
 import asyncio
 import json
+import os
+import signal
 import subprocess
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Final, Protocol
+from typing import Annotated, Final, NoReturn
 
 import typer
 import uvloop
 from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.table import Table
 
-from benchmarks import consuming, effect, relaying
+from benchmarks.bench import Bench, Outcome, Scale, bench, run_contest
+from benchmarks.catalogue import MEMORY_MESSAGES, contests
 from benchmarks.ceiling import find_pgbench
-from benchmarks.database import Database, database
-from benchmarks.figures import Comparison, InvalidRunError, Sample
-from benchmarks.footprint import crash_point_ns, imports_rss_mb, own_peak_rss_mb
-from benchmarks.growth import measure as memory_growth
-from benchmarks.report import Results
+from benchmarks.contest import Contest
+from benchmarks.database import database
+from benchmarks.figures import InvalidRunError
+from benchmarks.footprint import crash_point_ns, imports_rss_mb
+from benchmarks.page import render
+from benchmarks.report import RESULTS, Footprint, Results
 from benchmarks.service_memory import consumer_memory
 from onceproof.errors import OnceproofError
-from onceproof.postgres import create_engine
 
-_WARM_UP_ORDERS: Final = 1000
 _CLIENTS: Final = 8
 _RSS_ORDERS: Final = 2000
+_CUT: Final = "interrupted"
 _errors: Final = Console(stderr=True)
 
+_HELP: Final = """
+Measure the pipeline against its physical ceilings, and against what one would take instead.
 
-class _Side(Protocol):
-    async def measure(self, amount: int, /) -> Sample: ...
+A contest has several contenders that do the same work on the same servers in turn (A B A B ...), and
+asks for ratios of their medians. A run counts only if every order was charged exactly once; what cannot
+be run here is reported with the reason. Results: a table, JSON, and one HTML page.
+
+    make bench ARGS=--list                        what there is
+    make bench ARGS="--only consumer --quick"     half a minute, to see that it works
+    make bench                                    all of it, about half an hour
+    make bench ARGS="--only relay --repeats 9"    narrower spreads
+
+Commits are durable throughout: a server with fsync or synchronous_commit off, or a data directory in
+memory, is refused. Compare ratios, not rates: a rate says as much about the machine as about the code.
+
+Exit code 0: all runs were valid. 1: one was not (an order lost, or charged twice), it could not be
+started, or it was interrupted; what was measured until then is kept. A goal that is missed is a result,
+not an error.
+"""
 
 
-def bench(
+@dataclass(frozen=True, slots=True)
+class _Asked:
+    chosen: Sequence[Contest]
+    scale: Scale
+    database_url: str | None
+    sqs_endpoint: str | None
+    rss: bool
+
+
+def main_command(
     *,
-    repeats: Annotated[int, typer.Option(min=1, help="Timed runs of each side.")] = 5,
-    seconds: Annotated[int, typer.Option(min=1, max=60, help="Length of a run, roughly.")] = 4,
+    only: Annotated[
+        list[str] | None,
+        typer.Option(help="Contests whose name has this in it; may be given more than once."),
+    ] = None,
+    contender: Annotated[
+        list[str] | None,
+        typer.Option(help="Contenders whose name has this in it; may be given more than once."),
+    ] = None,
+    list_: Annotated[bool, typer.Option("--list", help="List the contests and stop.")] = False,
+    repeats: Annotated[int, typer.Option(min=1, help="Timed runs of each contender.")] = 5,
+    seconds: Annotated[float, typer.Option(min=0.5, max=60, help="Length of a run, roughly.")] = 4,
     clients: Annotated[int, typer.Option(min=1, max=64, help="Connections.")] = _CLIENTS,
     quick: Annotated[bool, typer.Option("--quick", help="Two runs of one second each.")] = False,
-    growth: Annotated[
-        int, typer.Option(min=0, help="Watch a consumer's memory over so many messages, too.")
-    ] = 0,
     rss: Annotated[
         bool, typer.Option("--rss", help="Memory of a real consumer service under load, too.")
     ] = False,
+    memory_messages: Annotated[
+        int, typer.Option(min=1000, help="Messages of the contest `memory`.")
+    ] = MEMORY_MESSAGES,
     database_url: Annotated[
         str | None,
         typer.Option(envvar="ONCEPROOF_BENCH_DATABASE_URL", help="Default: an embedded Postgres."),
     ] = None,
+    sqs_endpoint: Annotated[
+        str | None,
+        typer.Option(
+            envvar="ONCEPROOF_BENCH_SQS_ENDPOINT", help="Default: ElasticMQ in a container."
+        ),
+    ] = None,
+    output: Annotated[Path, typer.Option(help="Folder for JSON and HTML.")] = RESULTS,
     as_json: Annotated[bool, typer.Option("--json", help="Results as JSON on stdout.")] = False,
 ) -> None:
-    """Orders per second through consumer and relay, as a ratio to pgbench running the same SQL.
-
-    Exit code 1: a run was invalid (an order lost or charged twice), or could not be made.
-    """
+    """Filled in below."""
     if quick:
-        repeats, seconds = 2, 1
+        repeats, seconds = min(repeats, 2), 1
+    known = contests(memory_messages)
+    chosen = [each for each in known if not only or any(part in each.name for part in only)]
+    if not chosen:
+        names = ", ".join(each.name for each in known)
+        _fail(f"no contest has {' or '.join(only or [])!r} in its name; there are: {names}")
+    if list_:
+        _list(chosen, as_json=as_json)
+        return
+    scale = Scale(repeats, seconds, clients, tuple(contender or ()))
+    asked = _Asked(chosen, scale, database_url, sqs_endpoint, rss)
+    # A terminated benchmark puts its servers away as an interrupted one does.
+    before = signal.signal(signal.SIGTERM, lambda *_: os.kill(os.getpid(), signal.SIGINT))
     try:
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-            results = runner.run(
-                _measure(
-                    database_url,
-                    repeats=repeats,
-                    seconds=seconds,
-                    clients=clients,
-                    rss=rss,
-                    growth=growth,
-                )
-            )
+            results = runner.run(_measure(asked))
     except (InvalidRunError, OnceproofError) as error:
-        _errors.print(f"[red]error:[/] {error}", highlight=False, soft_wrap=True)
-        raise typer.Exit(1) from None
-    results.show(_errors)
-    _errors.print(f"written to {results.save()}", style="dim", soft_wrap=True)
-    if as_json:
-        typer.echo(json.dumps(results.as_json(), indent=2))
-
-
-async def _measure(
-    database_url: str | None, *, repeats: int, seconds: int, clients: int, rss: bool, growth: int
-) -> Results:
-    pgbench = find_pgbench()
-    async with database(database_url) as where:
-        comparisons = await _compare_all(
-            where, pgbench, repeats=repeats, seconds=seconds, clients=clients
-        )
-        grown = None
-        if growth:
-            _errors.print(f"memory over {growth} messages ...", style="dim")
-            await consuming.empty(where)
-            grown = await memory_growth(where.library_url(), growth)
-    peak = own_peak_rss_mb()
-    service = None
-    if rss:
-        _errors.print("consumer service under load ...", style="dim")
-        service = await consumer_memory(_RSS_ORDERS, database_url)
-    return Results(
-        comparisons=comparisons,
-        parameters={"repeats": repeats, "seconds": seconds, "clients": clients},
-        postgres_version=where.version,
-        postgres_settings=where.settings,
-        pgbench=await asyncio.to_thread(_version_of, pgbench),
-        crash_point_ns=await asyncio.to_thread(crash_point_ns),
-        imports_rss_mb=await asyncio.to_thread(imports_rss_mb),
-        peak_rss_mb=peak,
-        service=service,
-        growth=grown,
-    )
-
-
-async def _compare_all(
-    where: Database, pgbench: Path, *, repeats: int, seconds: int, clients: int
-) -> list[Comparison]:
-    engine = create_engine(
-        where.library_url(), application_name="onceproof-bench", pool_size=clients
-    )
-    connections = effect.Counting(
-        where.library_url(), application_name="onceproof-bench", size=clients
-    )
-    comparisons = []
-    try:
-        for batch, of_pgbench in ((1, 1), (10, 10), (50, 10)):
-            name = f"effect in SQL, {batch} per commit"
-            _errors.print(f"{name} ...", style="dim")
-            one_trip = effect.Ours(where, connections, clients=clients, batch=batch)
-            same = effect.Ceiling(where, pgbench, clients=clients, batch=of_pgbench)
-            orders = await _calibrated(one_trip, seconds)
-            await same.measure(1)
-            comparisons.append(
-                await _alternate(name, one_trip, orders, same, seconds, repeats=repeats)
-            )
-        for name, batched in (
-            ("consumer, 1 per commit", False),
-            ("consumer, 10 per commit", True),
-        ):
-            ours = consuming.Ours(where, engine, clients=clients, batched=batched)
-            ceiling = consuming.Ceiling(where, pgbench, clients=clients, batched=batched)
-            _errors.print(f"{name} ...", style="dim")
-            orders = await _calibrated(ours, seconds)
-            await ceiling.measure(1)
-            comparisons.append(
-                await _alternate(name, ours, orders, ceiling, seconds, repeats=repeats)
-            )
-        name = "relay, 100 per batch"
-        _errors.print(f"{name} ...", style="dim")
-        relay = relaying.Ours(where, engine)
-        relay_ceiling = relaying.Ceiling(where, pgbench)
-        rows = await _calibrated(relay, seconds)
-        await relay_ceiling.measure(_WARM_UP_ORDERS)
-        comparisons.append(
-            await _alternate(name, relay, rows, relay_ceiling, rows, repeats=repeats)
-        )
+        _fail(str(error))
+    except KeyboardInterrupt:
+        _fail("interrupted; nothing was written")
     finally:
-        await connections.close()
-        await engine.dispose()
-    return comparisons
+        signal.signal(signal.SIGTERM, before)
+    results.show(_errors)
+    document = results.as_json()
+    data, page = results.save(output, render(document))
+    _errors.print(f"written to {data} and {page.name}", style="dim", soft_wrap=True)
+    if as_json:
+        typer.echo(json.dumps(document, indent=2))
+    if results.invalid or any(each.why_not == _CUT for each in results.outcomes):
+        raise typer.Exit(1)
 
 
-async def _calibrated(side: _Side, seconds: int) -> int:
-    """Warm up, and how many orders take about `seconds`; a multiple of every batch size."""
-    await side.measure(_WARM_UP_ORDERS)
-    warm = await side.measure(_WARM_UP_ORDERS)
-    return max(round(warm.orders_per_s * seconds / 100) * 100, _WARM_UP_ORDERS)
+main_command.__doc__ = _HELP
 
 
-async def _alternate(
-    name: str, ours: _Side, our_amount: int, ceiling: _Side, their_amount: int, *, repeats: int
-) -> Comparison:
-    mine, theirs = [], []
-    for _ in range(repeats):
-        mine.append(await ours.measure(our_amount))
-        theirs.append(await ceiling.measure(their_amount))
-    return Comparison(name, mine, theirs)
+def _fail(text: str) -> NoReturn:
+    _errors.print(f"[red]error:[/] {text}", highlight=False, soft_wrap=True)
+    raise typer.Exit(1)
+
+
+def _list(chosen: Sequence[Contest], *, as_json: bool) -> None:
+    if as_json:
+        typer.echo(
+            json.dumps(
+                [
+                    {
+                        "name": each.name,
+                        "title": each.title,
+                        "needs": each.needs,
+                        "figures": sorted({q.figure for q in each.questions if q.figure}),
+                    }
+                    for each in chosen
+                ],
+                indent=2,
+            )
+        )
+        return
+    table = Table(box=None, pad_edge=False)
+    for heading in ("name", "figure", "what", "needs"):
+        table.add_column(heading)
+    for each in chosen:
+        figures = sorted({q.figure for q in each.questions if q.figure})
+        table.add_row(each.name, ", ".join(map(str, figures)), each.title, each.needs)
+    Console().print(table)
+
+
+async def _measure(asked: _Asked) -> Results:
+    pgbench = find_pgbench()
+    with Progress(
+        TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn(),
+        TextColumn("[dim]{task.fields[step]}"), console=_errors, transient=True,
+    ) as progress:  # fmt: skip
+        overall = progress.add_task("contests", total=len(asked.chosen), step="starting Postgres")
+        async with (
+            database(asked.database_url) as where,
+            bench(
+                where, pgbench, asked.scale,
+                lambda text: progress.update(overall, step=text), sqs_endpoint=asked.sqs_endpoint,
+            ) as at,
+        ):  # fmt: skip
+            outcomes = []
+            for contest in asked.chosen:
+                try:
+                    outcomes.append(await _show_contest(contest, at, progress))
+                except asyncio.CancelledError:
+                    # What was measured until then is kept; the rest says why it was not.
+                    _uncancel()
+                    done = len(outcomes)
+                    outcomes += [Outcome(each, why_not=_CUT) for each in asked.chosen[done:]]
+                    break
+                progress.advance(overall)
+            server = at.queue.what if at.queue else None
+        progress.update(overall, step="memory and crash points")
+        rss = asked.rss and not any(each.why_not == _CUT for each in outcomes)
+        service = await consumer_memory(_RSS_ORDERS, asked.database_url) if rss else None
+        return Results(
+            outcomes=outcomes,
+            parameters={
+                "repeats": asked.scale.repeats,
+                "seconds": asked.scale.seconds,
+                "clients": asked.scale.clients,
+            },
+            postgres_version=where.version,
+            postgres_settings=where.settings,
+            pgbench=await asyncio.to_thread(_version_of, pgbench),
+            queue_server=server,
+            footprint=Footprint(
+                await asyncio.to_thread(crash_point_ns),
+                await asyncio.to_thread(imports_rss_mb),
+                service,
+            ),
+        )
+
+
+async def _show_contest(contest: Contest, at: Bench, progress: Progress) -> Outcome:
+    task = progress.add_task(contest.name, total=None, step="")
+    steps = 0
+
+    def step(what: str) -> None:
+        nonlocal steps
+        steps += 1
+        progress.update(task, completed=steps, step=what)
+
+    outcome = await run_contest(contest, at, step)
+    progress.remove_task(task)
+    done = ", ".join(f"{name} {len(made)}" for name, made in outcome.samples.items())
+    _errors.print(f"{contest.name}: {done or f'not run because: {outcome.why_not}'}", style="dim")
+    return outcome
+
+
+def _uncancel() -> None:
+    task = asyncio.current_task()
+    while task is not None and task.cancelling():
+        task.uncancel()
 
 
 def _version_of(pgbench: Path) -> str:
@@ -182,4 +244,4 @@ def _version_of(pgbench: Path) -> str:
 
 def main() -> None:
     """Command line."""
-    typer.run(bench)
+    typer.run(main_command)

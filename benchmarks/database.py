@@ -16,11 +16,13 @@ from pathlib import Path
 from typing import Final
 
 import asyncpg
+import psutil
 from sqlalchemy.engine import URL, make_url
 
+from benchmarks.metering import Meter
+from benchmarks.server import TcpPostgres
 from onceproof.errors import ConfigurationError
 from onceproof.postgres import normalise_url, upgrade
-from onceproof_chaos.embedded import EmbeddedPostgres
 
 _SETTINGS: Final = (
     "fsync",
@@ -28,12 +30,14 @@ _SETTINGS: Final = (
     "full_page_writes",
     "wal_sync_method",
     "commit_delay",
+    "wal_level",
     "shared_buffers",
     "max_wal_size",
     "max_connections",
     "autovacuum",
 )
 _DURABLE: Final = ("fsync", "synchronous_commit", "full_page_writes")
+_MEMORY: Final = frozenset({"tmpfs", "ramfs"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,6 +48,9 @@ class Database:
     connection: asyncpg.Connection
     version: str
     settings: dict[str, str]
+    meter: Meter
+    tcp: tuple[str, int] | None
+    """Host and port, for clients that know no Unix sockets; None where there is only a socket."""
 
     def library_url(self) -> str:
         """For `onceproof.postgres.create_engine`."""
@@ -59,16 +66,21 @@ class Database:
         return {**os.environ, **({"PGPASSWORD": str(password)} if password else {})}
 
     async def counts(self, query: str) -> dict[str, int]:
-        """The only row of a query that counts."""
+        """The only row of a query that counts. It checks a run, so the run is over: the meter stops."""
+        await self.meter.stop()
         return {name: int(value) for name, value in (await self.connection.fetchrow(query)).items()}
 
     async def settle(self, *tables: str) -> None:
-        """Have each run start from fresh statistics and without dirty pages of the one before."""
+        """Have each run start from fresh statistics and without dirty pages of the one before.
+
+        This is the last step before a run, so the meter starts.
+        """
         for table in tables:
             await self.connection.execute(f"ANALYZE {table}")
         # Only members of pg_checkpoint may; without it a run is noisier, not wrong.
         with suppress(asyncpg.InsufficientPrivilegeError):
             await self.connection.execute("CHECKPOINT")
+        await self.meter.start()
 
 
 @asynccontextmanager
@@ -82,24 +94,47 @@ async def database(url: str | None) -> AsyncIterator[Database]:
         ConfigurationError: the server cannot be reached, or its commits are not durable.
     """
     if url is not None:
-        async with _on_server(url) as found:
+        given = make_url(url)
+        tcp = (given.host, given.port or 5432) if given.host else None
+        async with _on_server(url, tcp) as found:
             yield found
         return
     # The path of a Unix socket has about 100 characters, which a longer TMPDIR would use up.
     short = "/tmp" if Path("/tmp").is_dir() else None  # noqa: ASYNC240, S108 - TemporaryDirectory makes it ours
     with tempfile.TemporaryDirectory(prefix="onceproof-", dir=short) as directory:
         await asyncio.to_thread(Path(directory).chmod, 0o755)  # Postgres may run as another user
-        server = EmbeddedPostgres(Path(directory))
+        refuse_memory(await asyncio.to_thread(file_system_of, Path(directory)), directory)
+        server = TcpPostgres(Path(directory))
         await asyncio.to_thread(server.start)
         try:
-            async with _on_server(server.url()) as found:
+            async with _on_server(server.url(), server.tcp) as found:
                 yield found
         finally:
             await asyncio.to_thread(server.stop)
 
 
+def refuse_memory(file_system: str | None, directory: str) -> None:
+    """Refuse a file system on which nothing is durable.
+
+    Raises:
+        ConfigurationError: it is one.
+    """
+    if file_system in _MEMORY:
+        raise ConfigurationError(
+            f"{directory} is on {file_system}: a commit costs nothing there, and figures mean nothing. "
+            "Set TMPDIR to a folder on a disk, or give --database-url"
+        )
+
+
+def file_system_of(path: Path) -> str | None:
+    """Type of the file system that holds `path`, e.g. `ext4`; None where it cannot be told."""
+    path = path.resolve()
+    mounted = {Path(part.mountpoint): part.fstype for part in psutil.disk_partitions(all=True)}
+    return next((mounted[at] for at in (path, *path.parents) if at in mounted), None)
+
+
 @asynccontextmanager
-async def _on_server(server_url: str) -> AsyncIterator[Database]:
+async def _on_server(server_url: str, tcp: tuple[str, int] | None) -> AsyncIterator[Database]:
     name = f"onceproof_bench_{os.getpid()}"
     admin = await _connect(make_url(server_url))
     try:
@@ -116,10 +151,12 @@ async def _on_server(server_url: str) -> AsyncIterator[Database]:
             await upgrade(
                 own.render_as_string(hide_password=False), "onceproof", "producer", "consumer"
             )
-            connection = await _connect(own)
+            connection, metered = await _connect(own), await _connect(own)
             try:
-                yield Database(own, connection, version, settings)
+                meter = await Meter.connect(metered)
+                yield Database(own, connection, version, settings, meter, tcp)
             finally:
+                await metered.close()
                 await connection.close()
         finally:
             await admin.execute(f'DROP DATABASE IF EXISTS "{name}" WITH (FORCE)')

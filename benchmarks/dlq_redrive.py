@@ -35,7 +35,8 @@ from benchmarks.dlq_outcome import Outcome
 from benchmarks.dlq_process import finished, killed
 from benchmarks.figures import InvalidRunError
 from benchmarks.null_broker import order_event
-from benchmarks.service_process import free_port, service
+from benchmarks.ports import free_port
+from benchmarks.service_process import service
 from onceproof.brokers.sqs import SqsBroker
 from onceproof.ports import Message, Outgoing
 from onceproof_chaos.environment import Stage, asyncpg_url, connect, servers, stage

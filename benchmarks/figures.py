@@ -7,13 +7,31 @@ else the machine does in those seconds hits both.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from statistics import median
 
 
 class InvalidRunError(Exception):
     """The run did not do what it was timed for, so its time means nothing."""
+
+
+@dataclass(frozen=True, slots=True)
+class Resources:
+    """What a run used beside time.
+
+    Args:
+        cpu_s: CPU seconds by process: the contender's own by their roles, `postgres` for the server
+            with all of its backends, `broker`. What runs elsewhere is missing.
+        wal_bytes: written by the server during the run, whoever caused them; None where unknown.
+        fsyncs: of the WAL; None where the server does not tell.
+        peak_rss_mb: largest resident memory by process in MB (10^6 bytes), of the contender's own.
+    """
+
+    cpu_s: Mapping[str, float] = field(default_factory=dict)
+    wal_bytes: int | None = None
+    fsyncs: int | None = None
+    peak_rss_mb: Mapping[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,13 +42,20 @@ class Sample:
         orders: distinct orders that were done.
         seconds: wall-clock time for them.
         cpu_s: CPU seconds of the client process (ours or pgbench), without those of Postgres.
-        transactions: committed for these orders; pgbench counts those of duplicates with them.
+        transactions: committed for these orders; pgbench counts those of duplicates with them. 0
+            where they are not counted.
+        resources: what else it used, where that was measured.
+        sqs_requests: to the queue for these orders, by operation; None where they were not counted.
+        values: further figures of the run by name, each with its unit in the name.
     """
 
     orders: int
     seconds: float
     cpu_s: float
     transactions: int
+    resources: Resources | None = None
+    sqs_requests: Mapping[str, int] | None = None
+    values: Mapping[str, float] = field(default_factory=dict)
 
     @property
     def orders_per_s(self) -> float:
@@ -44,8 +69,20 @@ class Sample:
 
     @property
     def orders_per_transaction(self) -> float:
-        """How well a batch was filled."""
-        return self.orders / self.transactions
+        """How well a batch was filled; 0 where transactions were not counted."""
+        return self.orders / self.transactions if self.transactions else 0.0
+
+    @property
+    def sqs_requests_per_order(self) -> float | None:
+        """Requests of every operation together."""
+        return sum(self.sqs_requests.values()) / self.orders if self.sqs_requests else None
+
+    def value(self, measure: str) -> float | None:
+        """A figure by its name: a property of this class or one of `values`; None if it has none."""
+        if measure in self.values:
+            return self.values[measure]
+        found = getattr(self, measure, None)
+        return float(found) if isinstance(found, int | float) else None
 
 
 @dataclass(frozen=True, slots=True)

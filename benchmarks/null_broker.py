@@ -50,11 +50,11 @@ def order_event(number: int) -> Event:
     )
 
 
-def deliveries(orders: int) -> list[Message]:
-    """One delivery for each order, and a second one for every twentieth."""
+def deliveries(orders: int, first: int = 0) -> list[Message]:
+    """One delivery for each order, numbered from `first`, and a second one for every twentieth."""
     messages: list[Message] = []
     twins: list[tuple[int, bytes]] = []
-    for number in range(orders):
+    for number in range(first, first + orders):
         body = order_event(number).encode()
         messages.append(_message(f"m-{number}", body, 1))
         if number % DUPLICATE_EVERY == 0:

@@ -12,7 +12,8 @@ import psutil
 
 from benchmarks.figures import InvalidRunError, require_charged_once
 from benchmarks.null_broker import order_event
-from benchmarks.service_process import free_port, service
+from benchmarks.ports import free_port
+from benchmarks.service_process import service
 from onceproof.ports import Outgoing
 from onceproof_chaos.environment import Stage, asyncpg_url, connect, servers, stage
 

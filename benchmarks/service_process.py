@@ -6,7 +6,6 @@ import asyncio
 import contextlib
 import os
 import signal
-import socket
 import sys
 import tempfile
 from collections.abc import AsyncIterator, Mapping
@@ -18,7 +17,8 @@ import aiohttp
 from benchmarks.figures import InvalidRunError
 
 _POLL_S: Final = 0.05
-_READY_S: Final = 60.0
+_READY_S: Final = 180.0
+"""A cold start takes two seconds, and on a busy machine a minute."""
 
 
 @asynccontextmanager
@@ -72,10 +72,3 @@ async def _ready(process: asyncio.subprocess.Process, url: str) -> bool:
                                 return True
                     await asyncio.sleep(_POLL_S)
     return False
-
-
-def free_port() -> int:
-    """A port that nobody listens on."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])

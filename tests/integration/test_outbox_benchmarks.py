@@ -19,6 +19,7 @@ from benchmarks.ceiling import find_pgbench
 from benchmarks.database import Database
 from benchmarks.direct_publisher import DirectPublisher, require_arrived
 from benchmarks.figures import InvalidRunError
+from benchmarks.metering import Meter
 from benchmarks.null_broker import NullPublisher
 from benchmarks.outbox_table import fill, require_all_published
 from benchmarks.relaying import Ceiling, Ours, Relayed, timed
@@ -31,10 +32,10 @@ from onceproof.postgres import create_engine
 @pytest.fixture
 async def where(database_url: str) -> AsyncIterator[Database]:
     url = make_url(database_url)
-    connection = await asyncpg.connect(
-        url.set(drivername="postgresql").render_as_string(hide_password=False)
-    )
-    yield Database(url, connection, "", {})
+    plain = url.set(drivername="postgresql").render_as_string(hide_password=False)
+    connection, metered = await asyncpg.connect(plain), await asyncpg.connect(plain)
+    yield Database(url, connection, "", {}, await Meter.connect(metered), None)
+    await metered.close()
     await connection.close()
 
 

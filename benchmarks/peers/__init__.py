@@ -1,0 +1,1 @@
+"""Those that a user would take instead, doing the same work on the same server."""
