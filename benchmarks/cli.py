@@ -19,9 +19,9 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
 from benchmarks.bench import Bench, Outcome, Scale, bench, run_contest
-from benchmarks.catalogue import MEMORY_MESSAGES, contests
 from benchmarks.ceiling import find_pgbench
 from benchmarks.contest import Contest
+from benchmarks.contests import Sizes, contests
 from benchmarks.database import database
 from benchmarks.figures import InvalidRunError
 from benchmarks.footprint import crash_point_ns, imports_rss_mb
@@ -46,6 +46,7 @@ be run here is reported with the reason. Results: a table, JSON, and one HTML pa
     make bench ARGS="--only consumer --quick"     half a minute, to see that it works
     make bench                                    all of it, about half an hour
     make bench ARGS="--only relay --repeats 9"    narrower spreads
+    make bench ARGS="--only outbox- --outbox-rows 10000000"
 
 Commits are durable throughout: a server with fsync or synchronous_commit off, or a data directory in
 memory, is refused. Compare ratios, not rates: a rate says as much about the machine as about the code.
@@ -85,7 +86,13 @@ def main_command(
     ] = False,
     memory_messages: Annotated[
         int, typer.Option(min=1000, help="Messages of the contest `memory`.")
-    ] = MEMORY_MESSAGES,
+    ] = Sizes.memory_messages,
+    outbox_rows: Annotated[
+        int, typer.Option(min=1000, help="Rows of a large outbox; 1.5 kB of disk each.")
+    ] = Sizes.outbox_rows,
+    inbox_rows: Annotated[
+        int, typer.Option(min=1000, help="Rows of a large inbox; 0.3 kB of disk each.")
+    ] = Sizes.inbox_rows,
     database_url: Annotated[
         str | None,
         typer.Option(envvar="ONCEPROOF_BENCH_DATABASE_URL", help="Default: an embedded Postgres."),
@@ -102,7 +109,7 @@ def main_command(
     """Filled in below."""
     if quick:
         repeats, seconds = min(repeats, 2), 1
-    known = contests(memory_messages)
+    known = contests(Sizes(memory_messages, outbox_rows, inbox_rows))
     chosen = [each for each in known if not only or any(part in each.name for part in only)]
     if not chosen:
         names = ", ".join(each.name for each in known)

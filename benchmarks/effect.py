@@ -9,11 +9,12 @@ from __future__ import annotations
 import asyncio
 import gc
 import time
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
-from typing import Any, Final
+from typing import Any
 
 from benchmarks.ceiling import Script, run_pgbench, with_arguments
+from benchmarks.charge import CHARGE
 from benchmarks.consuming import (
     EVENT_PREFIX,
     KNOWN,
@@ -27,17 +28,9 @@ from benchmarks.consuming import (
 from benchmarks.database import Database
 from benchmarks.figures import InvalidRunError, Sample, require_charged_once
 from benchmarks.null_broker import DUPLICATE_EVERY, NullSubscriber, deliveries, order_event
-from onceproof.consumer import Consumer, ConsumerSettings, SqlEffect
+from onceproof.consumer import Consumer, ConsumerSettings
 from onceproof.inbox.statement import claim_with_effect
 from onceproof.postgres import Connections
-
-CHARGE: Final = SqlEffect("""
-    INSERT INTO charges (order_id, event_id, amount, currency, provider_charge_id, delivery_attempt)
-    SELECT data->>'order_id', event_id, CAST(data->>'amount' AS bigint), data->>'currency', event_id,
-           attempt
-    FROM events
-    RETURNING 1
-""")
 
 
 class Counting(Connections):
@@ -59,13 +52,23 @@ class Ours:
         connections: as many as pgbench has clients.
         clients: statements in flight at once.
         batch: orders a transaction, at most.
+        reset: gets the tables ready for a run.
     """
 
-    def __init__(self, where: Database, connections: Counting, *, clients: int, batch: int) -> None:
+    def __init__(
+        self,
+        where: Database,
+        connections: Counting,
+        *,
+        clients: int,
+        batch: int,
+        reset: Callable[[Database], Awaitable[None]] = empty,
+    ) -> None:
         self._where = where
         self._connections = connections
         self._clients = clients
         self._batch = batch
+        self._reset = reset
 
     async def measure(self, orders: int) -> Sample:
         """Consume `orders` orders and their duplicates.
@@ -73,8 +76,8 @@ class Ours:
         Raises:
             InvalidRunError: not every order was charged exactly once.
         """
-        await empty(self._where)
         subscriber = NullSubscriber(await asyncio.to_thread(deliveries, orders))
+        await self._reset(self._where)
         consumer = Consumer(
             subscriber,
             self._connections,

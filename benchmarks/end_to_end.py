@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from benchmarks.bench import Bench
+from benchmarks.database import Database
 from benchmarks.elasticmq import CREDENTIALS, REGION
 from benchmarks.figures import Sample
 from benchmarks.peers.process import driver
@@ -75,14 +76,7 @@ class EndToEnd:
     ) -> Sample:
         where = self._at.where
         async with fresh_queue(self._client) as (queue, _):
-            environment = {
-                **CREDENTIALS,
-                "PYTHONPATH": str(_ROOT),
-                "BENCH_DSN": where.library_url(),
-                "BENCH_ORDERS": str(orders),
-                "BENCH_QUEUE": queue,
-                "BENCH_SQS_ENDPOINT": endpoint,
-            }
+            environment = worker_environment(where, queue, endpoint, orders=orders)
             command = [sys.executable, "-m", "benchmarks.pipeline_worker"]
             relaying = _relay(where.library_url(), queue, endpoint)
             async with (
@@ -105,6 +99,20 @@ class EndToEnd:
         return replace(
             sample, cpu_s=sum(used.get(name, 0.0) for name in ("worker", "relay", "producer"))
         )
+
+
+def worker_environment(
+    where: Database, queue: str, endpoint: str, *, orders: int = 0
+) -> dict[str, str]:
+    """What `benchmarks.pipeline_worker` needs to know."""
+    return {
+        **CREDENTIALS,
+        "PYTHONPATH": str(_ROOT),
+        "BENCH_DSN": where.library_url(),
+        "BENCH_ORDERS": str(orders),
+        "BENCH_QUEUE": queue,
+        "BENCH_SQS_ENDPOINT": endpoint,
+    }
 
 
 def _relay(database_url: str, queue: str, endpoint: str) -> Mapping[str, str]:

@@ -1,13 +1,12 @@
 """The arithmetic of a benchmark, and its refusal: a run that charged wrongly has no speed.
 
 Ratios rather than orders per second alone, because a rate says as much about the machine as about the
-code. A ratio is taken from two neighbouring runs, one of ours and one of pgbench, so that whatever
-else the machine does in those seconds hits both.
+code; see `benchmarks.contest` for how they are taken.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from statistics import median
 
@@ -100,24 +99,6 @@ class Spread:
         if not known:
             raise ValueError("a spread needs at least one value")
         return cls(median(known), known[0], known[-1])
-
-
-@dataclass(frozen=True, slots=True)
-class Comparison:
-    """Our runs and pgbench's, in the order in which they alternated."""
-
-    name: str
-    ours: Sequence[Sample]
-    ceiling: Sequence[Sample]
-
-    def ratio(self) -> Spread:
-        """Our throughput as a share of pgbench's, pair by pair; 1.0 means that we cost nothing.
-
-        Raises:
-            ValueError: a run has no partner.
-        """
-        pairs = zip(self.ours, self.ceiling, strict=True)
-        return Spread.of(mine.orders_per_s / theirs.orders_per_s for mine, theirs in pairs)
 
 
 def require_charged_once(*, asked: int, charges: int, charged_orders: int, given_back: int) -> None:

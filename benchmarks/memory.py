@@ -1,6 +1,6 @@
 """Memory of one consumer process, and how much it grows over many messages.
 
-The library's consumer with a set-based handler, as in the end-to-end contest, because a growth that
+The library's consumer with an effect in SQL, as in the end-to-end contest, because a growth that
 shows in a million messages must be looked at in more than a thousand. The first fifth fills pools,
 caches and the allocator's arenas; growth is counted from there to the end.
 """
@@ -9,13 +9,12 @@ from __future__ import annotations
 
 import asyncio
 import sys
-from pathlib import Path
 from typing import Any, Final
 
 import psutil
 
 from benchmarks.bench import Bench
-from benchmarks.elasticmq import CREDENTIALS
+from benchmarks.end_to_end import worker_environment
 from benchmarks.figures import Sample
 from benchmarks.null_broker import deliveries
 from benchmarks.peers.process import Driver, driver
@@ -27,7 +26,6 @@ _CHUNK: Final = 10_000
 _AHEAD: Final = 20_000
 """Messages in the queue at most, so that it is the consumer's memory that grows, not the broker's."""
 _POLL_S: Final = 0.1
-_ROOT: Final = Path(__file__).resolve().parent.parent
 
 
 class ConsumerMemory:
@@ -56,13 +54,7 @@ class ConsumerMemory:
         server = await self._at.queue_server()
         await empty(where)
         async with fresh_queue(self._client) as (queue, url):
-            environment = {
-                **CREDENTIALS,
-                "PYTHONPATH": str(_ROOT),
-                "BENCH_DSN": where.library_url(),
-                "BENCH_QUEUE": queue,
-                "BENCH_SQS_ENDPOINT": server.endpoint,
-            }
+            environment = worker_environment(where, queue, server.endpoint)
             command = [sys.executable, "-m", "benchmarks.pipeline_worker", "work"]
             async with driver(command, environment) as consumer:
                 await where.meter.start({"worker": consumer.pid})

@@ -32,8 +32,8 @@ _TRACEPARENT: Final = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
 _MOST_AT_ONCE: Final = 10
 
 
-def order_event(number: int) -> Event:
-    """The event of an order whose JSON has `ORDER_BYTES` bytes."""
+def order_event(number: int, size: int = ORDER_BYTES) -> Event:
+    """The event of an order whose JSON has `size` bytes."""
     order_id = f"o-{number:012d}"
     bare = f'{{"order_id":"{order_id}","amount":1999,"currency":"EUR","note":""}}'
     return Event(
@@ -45,17 +45,17 @@ def order_event(number: int) -> Event:
             "order_id": order_id,
             "amount": 1999,
             "currency": "EUR",
-            "note": "x" * (ORDER_BYTES - len(bare)),
+            "note": "x" * (size - len(bare)),
         },
     )
 
 
-def deliveries(orders: int, first: int = 0) -> list[Message]:
+def deliveries(orders: int, first: int = 0, size: int = ORDER_BYTES) -> list[Message]:
     """One delivery for each order, numbered from `first`, and a second one for every twentieth."""
     messages: list[Message] = []
     twins: list[tuple[int, bytes]] = []
     for number in range(first, first + orders):
-        body = order_event(number).encode()
+        body = order_event(number, size).encode()
         messages.append(_message(f"m-{number}", body, 1))
         if number % DUPLICATE_EVERY == 0:
             twins.append((number + _TWIN_DISTANCE, body))

@@ -1,4 +1,4 @@
-"""Figure 8: what the outbox adds to the time from an order's commit to the broker's confirmation.
+"""What the outbox adds to the time from an order's commit to the broker's confirmation.
 
 Both sides commit the same orders at the same moments (an open loop: a slow answer does not slow down
 the load), in one transaction for what became due within a tick. Directly, they are handed to eight
@@ -13,27 +13,24 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Sequence
-from typing import Final
+from typing import Any, Final
 
 from sqlalchemy.ext.asyncio import AsyncEngine
 
+from benchmarks.bench import Bench
 from benchmarks.database import Database
-from benchmarks.direct_publisher import (
-    PER_REQUEST,
-    REQUESTS_IN_FLIGHT,
-    fresh_queue,
-    queue_url,
-    require_arrived,
-)
-from benchmarks.latency import Latency, LatencyComparison
+from benchmarks.figures import Sample
+from benchmarks.latency import Latency
 from benchmarks.null_broker import order_event
+from benchmarks.queue_content import BATCH, IN_FLIGHT, fresh_queue, require_each_once
+from benchmarks.relaying import Relayed
 from onceproof.brokers.sqs import SqsBroker
 from onceproof.outbox import Listener, OutboxStore, Relay, Waker
 from onceproof.ports import Outgoing, SendResult
 
-NAME: Final = "latency that the outbox adds at half load"
 _TICK_S: Final = 0.005
 _WARM_UP_S: Final = 0.5
+_CALIBRATION: Final = 5000
 _INSERT: Final = """
     INSERT INTO onceproof.outbox (id, destination, key, type, payload, traceparent)
     SELECT id, $1, key, $2, payload, $3
@@ -65,59 +62,79 @@ class _Confirmed:
         return results
 
 
-async def compare_latencies(
-    where: Database,
-    engine: AsyncEngine,
-    broker: SqsBroker,
-    *,
-    orders_per_s: float,
-    seconds: float = 4,
-    repeats: int = 5,
-) -> LatencyComparison:
-    """Offer `orders_per_s` to both sides in turn.
+class AddedLatency:
+    """Half of what the relay can do, offered in turn to the outbox and to a direct publisher.
 
     Args:
-        where: the database.
+        at: the servers.
         engine: of the relay.
         broker: where to.
-        orders_per_s: the load; half of what the relay can do.
-        seconds: length of a run, after a warm-up that does not count.
-        repeats: runs of each side.
-
-    Raises:
-        InvalidRunError: the queue holds another number of messages than were sent.
+        client: a client for making and reading queues.
     """
-    sides: dict[bool, list[Latency]] = {True: [], False: []}
-    for _ in range(repeats):
-        for through_outbox in (True, False):
-            sides[through_outbox].append(
-                await _measure(
-                    where, engine, broker, orders_per_s, seconds, through_outbox=through_outbox
-                )
+
+    name = "outbox - direct"
+
+    def __init__(
+        self,
+        at: Bench,
+        engine: AsyncEngine,
+        broker: SqsBroker,
+        client: Any,  # noqa: ANN401 - aiobotocore has no types
+    ) -> None:
+        self._at = at
+        self._engine = engine
+        self._broker = broker
+        self._client = client
+        self._orders_per_s = 0.0
+
+    async def prepare(self) -> None:
+        """Find out what the relay can do."""
+        relay = Relayed(self._at.where, self._engine, self._broker, self._client)
+        await relay.measure(_CALIBRATION)
+        self._orders_per_s = (await relay.measure(_CALIBRATION)).orders_per_s / 2
+
+    async def measure(self, repeat: int) -> Sample:
+        """One run of each; which is first changes with `repeat`.
+
+        Raises:
+            InvalidRunError: an order was not in the queue exactly once.
+        """
+        found = {}
+        cpu, started = time.process_time(), time.perf_counter()
+        for through_outbox in (True, False) if repeat % 2 else (False, True):
+            found[through_outbox] = await self.run(
+                self._orders_per_s, self._at.scale.seconds, through_outbox=through_outbox
             )
-    return LatencyComparison(NAME, sides[True], sides[False])
+        seconds, cpu = time.perf_counter() - started, time.process_time() - cpu
+        outbox, direct = found[True], found[False]
+        return Sample(
+            outbox.orders + direct.orders, seconds, cpu, 0,
+            values={
+                "added_p50_ms": outbox.p50_ms - direct.p50_ms,
+                "added_p99_ms": outbox.p99_ms - direct.p99_ms,
+                "outbox_p50_ms": outbox.p50_ms, "direct_p50_ms": direct.p50_ms,
+                "outbox_p99_ms": outbox.p99_ms, "direct_p99_ms": direct.p99_ms,
+                "offered_orders_per_s": self._orders_per_s,
+            },
+        )  # fmt: skip
 
+    async def run(self, orders_per_s: float, seconds: float, *, through_outbox: bool) -> Latency:
+        """Offer `orders_per_s` to one side, after a warm-up that does not count.
 
-async def _measure(
-    where: Database,
-    engine: AsyncEngine,
-    broker: SqsBroker,
-    orders_per_s: float,
-    seconds: float,
-    *,
-    through_outbox: bool,
-) -> Latency:
-    orders = round(orders_per_s * (seconds + _WARM_UP_S))
-    await where.connection.execute("TRUNCATE onceproof.outbox, orders")
-    await where.settle("onceproof.outbox", "orders")
-    async with fresh_queue(broker) as queue:
-        await queue_url(broker, queue)
-        confirmed = _Confirmed(broker, orders)
-        side = _Outbox if through_outbox else _Direct
-        committed = await side(where, engine, queue, confirmed).run(orders, orders_per_s)
-        await require_arrived(broker, queue, orders)
-    counted = list(committed)[round(orders_per_s * _WARM_UP_S) :]
-    return Latency.of([confirmed.at[one] - committed[one] for one in counted])
+        Raises:
+            InvalidRunError: an order was not in the queue exactly once.
+        """
+        where = self._at.where
+        orders = round(orders_per_s * (seconds + _WARM_UP_S))
+        await where.connection.execute("TRUNCATE onceproof.outbox, orders")
+        await where.settle("onceproof.outbox", "orders")
+        async with fresh_queue(self._client) as (queue, url):
+            confirmed = _Confirmed(self._broker, orders)
+            side = _Outbox if through_outbox else _Direct
+            committed = await side(where, self._engine, queue, confirmed).run(orders, orders_per_s)
+            await require_each_once(self._client, url, orders)
+        counted = list(committed)[round(orders_per_s * _WARM_UP_S) :]
+        return Latency.of([confirmed.at[one] - committed[one] for one in counted])
 
 
 class _Side:
@@ -198,7 +215,7 @@ class _Outbox(_Side):
 class _Direct(_Side):
     async def run(self, orders: int, orders_per_s: float) -> dict[str, float]:
         self._waiting: asyncio.Queue[Outgoing] = asyncio.Queue()
-        senders = [asyncio.create_task(self._send()) for _ in range(REQUESTS_IN_FLIGHT)]
+        senders = [asyncio.create_task(self._send()) for _ in range(IN_FLIGHT)]
         try:
             committed = await self.offer(orders, orders_per_s)
             await asyncio.wait_for(self.confirmed.done.wait(), 60)
@@ -222,6 +239,6 @@ class _Direct(_Side):
     async def _send(self) -> None:
         while True:
             part = [await self._waiting.get()]
-            while len(part) < PER_REQUEST and not self._waiting.empty():
+            while len(part) < BATCH and not self._waiting.empty():
                 part.append(self._waiting.get_nowait())
             await self.confirmed.send(self.queue, part)

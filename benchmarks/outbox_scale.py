@@ -1,11 +1,11 @@
-"""Figure 9: the relay's rate with much in the table, by its rate with little.
+"""The relay's rate with much in the table, by its rate with little.
 
-Without a broker, so that nothing hides what the table costs. Each comparison alternates between the two
-states of the table; filling it is not timed.
+Without a broker, so that nothing hides what the table costs. Each state has a table of its own, which is
+filled once, before anything is timed, and put in the place of the outbox for its runs:
 
-- pending: the first rows of a long backlog, against a thousand rows at a time that are all there is
-- published: pending rows behind many that are published and not cleaned up yet, against none of these
-- xmin: behind rows published while a transaction held xmin, which it still does; without it
+- pending: the first rows of a long backlog, or a thousand rows at a time that are all there is
+- published: pending rows behind many that are published and not cleaned up yet
+- xmin: behind rows published while a transaction held xmin, which it still does
 """
 
 from __future__ import annotations
@@ -14,23 +14,29 @@ import asyncio
 import time
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
+from dataclasses import dataclass, replace
 from typing import Final
 
 import asyncpg
 from sqlalchemy.ext.asyncio import AsyncEngine
 
+from benchmarks.bench import Bench
 from benchmarks.database import Database
-from benchmarks.figures import Comparison, InvalidRunError, Sample
+from benchmarks.figures import InvalidRunError, Sample
 from benchmarks.null_broker import NullPublisher
 from benchmarks.outbox_table import add_rows
+from benchmarks.sides import with_client
+from benchmarks.table_state import TableState
 from onceproof.outbox import OutboxStore, Relay
 from onceproof.ports import Outgoing, SendResult
 from onceproof.postgres import normalise_url
 
-_SMALL: Final = 1000
+SMALL: Final = 1000
+_STUCK_S: Final = 900.0
+_OUTBOX: Final = "onceproof.outbox"
 
 
-class _Paced:
+class Paced:
     """A publisher that tells when so many messages were sent."""
 
     def __init__(self) -> None:
@@ -54,131 +60,126 @@ class _Paced:
         self._target = sent
         self._reached.clear()
         if self.sent < sent:
-            await asyncio.wait_for(self._reached.wait(), 600)
+            await asyncio.wait_for(self._reached.wait(), _STUCK_S)
 
 
-async def compare_backlogs(
-    where: Database, engine: AsyncEngine, *, pending: int, orders: int = 20_000, repeats: int = 5
-) -> Comparison:
-    """Rate with `pending` rows waiting, by that with a thousand.
+@dataclass(frozen=True, slots=True)
+class Load:
+    """A state of the table, and what is done in it.
 
-    Raises:
-        InvalidRunError: a row was sent twice or not marked.
+    Args:
+        orders: rows that are relayed in a run.
+        pending: rows that wait beyond those.
+        published: rows before them that are published.
+        churn: rows that are relayed before the clock starts, in each run.
+        hold_xmin: during a run a transaction holds xmin, from before the churn.
+        at_once: how many rows there are at a time; 0 means all.
     """
-    await _truncate(where)
-    await add_rows(where, pending, first=1)
-    await where.settle("onceproof.outbox")
-    many, few = [], []
-    next_row = pending + 1
-    for _ in range(repeats):
-        many.append(await _timed(where, engine, orders))
-        await add_rows(where, orders, first=next_row)
-        next_row += orders
-        # The long backlog is out of sight meanwhile, in a table of its own; nothing of it is lost.
-        await where.connection.execute("ALTER TABLE onceproof.outbox RENAME TO outbox_long")
-        try:
-            await where.connection.execute(
-                "CREATE TABLE onceproof.outbox (LIKE onceproof.outbox_long INCLUDING ALL)"
-            )
-            few.append(await _in_batches(where, engine, orders))
-        finally:
-            await where.connection.execute("DROP TABLE IF EXISTS onceproof.outbox")
-            await where.connection.execute("ALTER TABLE onceproof.outbox_long RENAME TO outbox")
-    return Comparison(f"relay, {pending} pending / {_SMALL}", many, few)
+
+    orders: int
+    pending: int = 0
+    published: int = 0
+    churn: int = 0
+    hold_xmin: bool = False
+    at_once: int = 0
 
 
-async def compare_published(
-    where: Database, engine: AsyncEngine, *, published: int, orders: int = 20_000, repeats: int = 5
-) -> Comparison:
-    """Rate behind `published` rows that are not cleaned up yet, by that behind none."""
-    many, few = [], []
-    for _ in range(repeats):
-        few.append(await _alone(where, engine, orders))
-        await add_rows(where, published, first=orders + 1, published=True)
-        await where.connection.execute("VACUUM onceproof.outbox")
-        await add_rows(where, orders, first=orders + published + 1)
-        await where.settle("onceproof.outbox")
-        many.append(await _timed(where, engine, orders))
-    return Comparison(f"relay, {published} published / none", many, few)
+class ScaledRelay:
+    """A relay with a state of the table.
 
-
-async def compare_held_xmin(
-    where: Database, engine: AsyncEngine, *, published: int, orders: int = 20_000, repeats: int = 5
-) -> Comparison:
-    """Rate with xmin held since before `published` rows were published, by that without.
-
-    Both sides relay the same rows before the timed ones.
+    Args:
+        at: the servers.
+        engine: of the relay.
+        name: of the contender.
+        load: the state.
     """
-    held: list[Sample] = []
-    free: list[Sample] = []
-    for _ in range(repeats):
-        for hold, samples in ((True, held), (False, free)):
-            await _truncate(where)
-            await add_rows(where, published + orders)
-            await where.settle("onceproof.outbox")
-            async with _old_transaction(where, hold=hold):
-                samples.append(await _timed(where, engine, orders, before=published))
-    return Comparison(f"relay, xmin held over {published} rows / not", held, free)
 
+    def __init__(self, at: Bench, engine: AsyncEngine, name: str, load: Load) -> None:
+        self.name = name
+        self._at = at
+        self._engine = engine
+        self._load = load
+        self._state = TableState(at.where, "outbox", name)
+        self._next = 1
 
-async def _alone(where: Database, engine: AsyncEngine, orders: int) -> Sample:
-    await _truncate(where)
-    await add_rows(where, orders)
-    await where.settle("onceproof.outbox")
-    return await _timed(where, engine, orders)
+    async def prepare(self) -> None:
+        """Make the table, and do a short run."""
+        await self._state.make()
+        async with self._state.in_place():
+            await self._add(self._load.published, published=True)
+            await self._at.where.connection.execute(f"VACUUM {_OUTBOX}")
+            await self._add(self._load.pending)
+            await self._run(min(self._load.orders, SMALL), churn=0)
 
+    async def measure(self, repeat: int) -> Sample:
+        """Relay; `repeat` changes nothing.
 
-async def _timed(where: Database, engine: AsyncEngine, orders: int, *, before: int = 0) -> Sample:
-    """Relay `before` rows without the clock, then `orders` rows with it."""
-    publisher, stop = _Paced(), asyncio.Event()
-    relay = Relay(OutboxStore(engine, relay="relay"), publisher)
-    running = asyncio.create_task(relay.run(stop))
-    try:
-        await publisher.until(before)
-        start = publisher.sent
-        cpu, started = time.process_time(), time.perf_counter()
-        await publisher.until(before + orders)
-        seconds, cpu = time.perf_counter() - started, time.process_time() - cpu
-        done = publisher.sent - start
-    finally:
-        stop.set()
-        await running
-    await _require_once(where, publisher)
-    return Sample(done, seconds, cpu, -(-done // 50))
+        Raises:
+            InvalidRunError: a row was sent twice or not marked.
+        """
+        del repeat
+        async with self._state.in_place():
+            sample = await self._run(self._load.orders, churn=self._load.churn)
+            await self._engine.dispose()
+            used = await self._at.where.meter.collect()
+        return replace(sample, resources=with_client(used, sample.cpu_s))
 
+    async def drop(self) -> None:
+        """Remove the table."""
+        await self._state.drop()
 
-async def _in_batches(where: Database, engine: AsyncEngine, orders: int) -> Sample:
-    """Relay a thousand rows at a time, which are all there is; adding them is not timed."""
-    publisher, stop, woken = _Paced(), asyncio.Event(), asyncio.Event()
-    relay = Relay(OutboxStore(engine, relay="relay"), publisher, wakeup=woken)
-    running = asyncio.create_task(relay.run(stop))
-    seconds = cpu_s = 0.0
-    try:
-        for start in range(0, orders, _SMALL):
-            await add_rows(where, _SMALL, first=start + 1)
-            cpu, started = time.process_time(), time.perf_counter()
+    async def _add(self, rows: int, *, published: bool = False) -> None:
+        await add_rows(self._at.where, rows, first=self._next, published=published)
+        self._next += rows
+
+    async def _run(self, orders: int, *, churn: int) -> Sample:
+        # What was relayed by the last run is replaced, so the backlog is as long in each.
+        if not self._load.at_once:
+            await self._add(orders + churn)
+        await self._at.where.settle(_OUTBOX)
+        publisher, stop, woken = Paced(), asyncio.Event(), asyncio.Event()
+        relay = Relay(OutboxStore(self._engine, relay="relay"), publisher, wakeup=woken)
+        async with old_transaction(self._at.where, hold=self._load.hold_xmin):
+            running = asyncio.create_task(relay.run(stop))
+            try:
+                if self._load.at_once:
+                    seconds, cpu = await self._in_portions(publisher, woken, orders)
+                else:
+                    await publisher.until(churn)
+                    seconds, cpu = await _timed(publisher, churn + orders)
+                done = publisher.sent - churn
+            finally:
+                stop.set()
+                await running
+        await _require_once(self._at.where, publisher)
+        return Sample(done, seconds, cpu, 0)
+
+    async def _in_portions(
+        self, publisher: Paced, woken: asyncio.Event, orders: int
+    ) -> tuple[float, float]:
+        """Some rows at a time, which are all there is; adding them is not timed."""
+        seconds = cpu_s = 0.0
+        for start in range(0, orders, self._load.at_once):
+            await self._add(self._load.at_once)
             woken.set()
-            await publisher.until(start + _SMALL)
-            seconds += time.perf_counter() - started
-            cpu_s += time.process_time() - cpu
-    finally:
-        stop.set()
-        await running
-    await _require_once(where, publisher)
-    return Sample(publisher.sent, seconds, cpu_s, -(-publisher.sent // 50))
+            more_s, more_cpu_s = await _timed(publisher, start + self._load.at_once)
+            seconds += more_s
+            cpu_s += more_cpu_s
+        return seconds, cpu_s
 
 
-async def _require_once(where: Database, publisher: _Paced) -> None:
-    require_sent_once(
-        sent=publisher.sent,
-        distinct=len(publisher.ids),
-        marked=(
-            await where.counts(
-                "SELECT count(*) AS marked FROM onceproof.outbox "
-                "WHERE published_at IS NOT NULL AND claimed_by IS NOT NULL AND message_id = id"
-            )
-        )["marked"],
+async def _timed(publisher: Paced, sent: int) -> tuple[float, float]:
+    cpu, started = time.process_time(), time.perf_counter()
+    await publisher.until(sent)
+    return time.perf_counter() - started, time.process_time() - cpu
+
+
+async def _require_once(where: Database, publisher: Paced) -> None:
+    found = await where.counts(
+        "SELECT count(*) AS marked FROM onceproof.outbox "
+        "WHERE published_at IS NOT NULL AND claimed_by IS NOT NULL AND message_id = id"
     )
+    require_sent_once(sent=publisher.sent, distinct=len(publisher.ids), marked=found["marked"])
 
 
 def require_sent_once(*, sent: int, distinct: int, marked: int) -> None:
@@ -196,12 +197,8 @@ def require_sent_once(*, sent: int, distinct: int, marked: int) -> None:
         raise InvalidRunError(f"{sent} messages sent, {distinct} different, {marked} rows marked")
 
 
-async def _truncate(where: Database) -> None:
-    await where.connection.execute("TRUNCATE onceproof.outbox")
-
-
 @asynccontextmanager
-async def _old_transaction(where: Database, *, hold: bool) -> AsyncIterator[None]:
+async def old_transaction(where: Database, *, hold: bool) -> AsyncIterator[None]:
     """A transaction with a snapshot of now, which vacuum must respect until it ends."""
     if not hold:
         yield

@@ -8,16 +8,25 @@ from benchmarks.database import Database
 from benchmarks.figures import require_published_once
 from benchmarks.null_broker import order_event
 
-_ROWS: Final = """
+EVENT_ID: Final = "01930000-0000-7000-8000-000000000000"
+EVENT_ID_OF_N: Final = "'01930000-0000-7000-8000-' || lpad(n::text, 12, '0')"
+PAYLOAD_OF_N: Final = f"replace($2, '{EVENT_ID}', {EVENT_ID_OF_N})"
+"""SQL for the id and the payload of event number n, with `event_template` as `$2`."""
+_ROWS: Final = f"""
     INSERT INTO onceproof.outbox
         (id, destination, key, type, payload, traceparent, attempts, published_at, message_id)
-    SELECT '01930000-0000-7000-8000-' || lpad(n::text, 12, '0'), $2,
-           'o-' || lpad(n::text, 12, '0'), $3, $4, $5,
+    SELECT {EVENT_ID_OF_N}, $3, 'o-' || lpad(n::text, 12, '0'), $4, {PAYLOAD_OF_N}, $5,
            CASE WHEN $6 THEN 1 ELSE 0 END,
            CASE WHEN $6 THEN clock_timestamp() END, CASE WHEN $6 THEN 'm-' || n END
     FROM generate_series($7::bigint, $7::bigint + $1::bigint - 1) AS n
-"""
+"""  # noqa: S608 - all of it is ours
 _CHUNK: Final = 250_000
+
+
+def event_template() -> str:
+    """An order's event as JSON, with an id to be replaced."""
+    event = order_event(0)
+    return event.encode().decode().replace(event.id, EVENT_ID)
 
 
 async def add_rows(
@@ -33,8 +42,8 @@ async def add_rows(
     for start in range(first, first + rows, _CHUNK):
         await where.connection.execute(
             _ROWS,
-            min(_CHUNK, first + rows - start),
-            destination, event.type, event.encode().decode(), event.traceparent, published, start,
+            min(_CHUNK, first + rows - start), event_template(),
+            destination, event.type, event.traceparent, published, start,
         )  # fmt: skip
 
 

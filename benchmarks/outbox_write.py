@@ -1,4 +1,4 @@
-"""Figure 7: how long the producer's transaction takes with the outbox row, and without it.
+"""How long the producer's transaction takes with the outbox row, and without it.
 
 Both sides are the producer's own code with the same statements before and after; the one without an
 outbox gets a publisher that does nothing. They alternate order by order on one connection, so that
@@ -14,15 +14,14 @@ from uuid import uuid4
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from benchmarks.database import Database
-from benchmarks.figures import InvalidRunError
-from benchmarks.latency import Latency, LatencyComparison
+from benchmarks.figures import InvalidRunError, Sample
+from benchmarks.latency import Latency
 from benchmarks.null_broker import ORDER_BYTES
 from onceproof.events import Event
 from onceproof_producer.dual_write import DirectPublisher
 from onceproof_producer.orders import Orders
 from onceproof_producer.validation import OrderRequest
 
-NAME: Final = "producer's write, with / without the outbox row"
 _QUEUE: Final = "orders"
 _WARM_UP: Final = 50
 
@@ -32,31 +31,49 @@ class _Nowhere:
         """Nothing: only the write is timed."""
 
 
-async def compare_writes(
-    where: Database, engine: AsyncEngine, *, orders: int = 400, repeats: int = 5
-) -> LatencyComparison:
-    """Write `orders` orders a run and side.
+class OrderWrites:
+    """Orders written in turn with the outbox row and without it.
 
-    Raises:
-        InvalidRunError: the tables do not hold what was written.
+    Args:
+        where: the database.
+        engine: of the producer.
     """
-    outbox = Orders(engine, _QUEUE)
-    bare = Orders(engine, _QUEUE, direct=cast("DirectPublisher", _Nowhere()))
-    mine, theirs = [], []
-    for _ in range(repeats):
-        await _empty(where)
+
+    def __init__(self, where: Database, engine: AsyncEngine) -> None:
+        self._where = where
+        self._outbox = Orders(engine, _QUEUE)
+        self._bare = Orders(engine, _QUEUE, direct=cast("DirectPublisher", _Nowhere()))
+
+    async def measure(self, orders: int) -> Sample:
+        """Write `orders` orders of each kind; `values` has p50 and p99 of both in ms, and the ratio.
+
+        Raises:
+            InvalidRunError: the tables do not hold what was written.
+        """
+        await self._where.connection.execute(
+            "TRUNCATE orders, onceproof.outbox, onceproof.idempotency_keys"
+        )
+        await self._where.settle("orders", "onceproof.outbox", "onceproof.idempotency_keys")
         for _ in range(_WARM_UP):
-            await _write(outbox)
-            await _write(bare)
+            await _write(self._outbox)
+            await _write(self._bare)
         with_row, without = [], []
+        cpu, started = time.process_time(), time.perf_counter()
         for _ in range(orders):
-            with_row.append(await _write(outbox))
-            without.append(await _write(bare))
+            with_row.append(await _write(self._outbox))
+            without.append(await _write(self._bare))
+        seconds, cpu = time.perf_counter() - started, time.process_time() - cpu
         written = _WARM_UP + orders
-        await require_written(where, orders=2 * written, events=written)
-        mine.append(Latency.of(with_row))
-        theirs.append(Latency.of(without))
-    return LatencyComparison(NAME, mine, theirs)
+        await require_written(self._where, orders=2 * written, events=written)
+        mine, theirs = Latency.of(with_row), Latency.of(without)
+        return Sample(
+            2 * orders, seconds, cpu, 2 * orders,
+            values={
+                "p50_ratio": mine.p50_ms / theirs.p50_ms,
+                "with_p50_ms": mine.p50_ms, "without_p50_ms": theirs.p50_ms,
+                "with_p99_ms": mine.p99_ms, "without_p99_ms": theirs.p99_ms,
+            },
+        )  # fmt: skip
 
 
 async def require_written(where: Database, *, orders: int, events: int) -> None:
@@ -71,11 +88,6 @@ async def require_written(where: Database, *, orders: int, events: int) -> None:
     )
     if found != {"orders": orders, "events": events}:
         raise InvalidRunError(f"{orders} orders and {events} events were written, found {found}")
-
-
-async def _empty(where: Database) -> None:
-    await where.connection.execute("TRUNCATE orders, onceproof.outbox, onceproof.idempotency_keys")
-    await where.settle("orders", "onceproof.outbox", "onceproof.idempotency_keys")
 
 
 async def _write(orders: Orders) -> float:

@@ -8,27 +8,28 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import Sequence
+from functools import partial
 from typing import Final
 
 from sqlalchemy import text
-from sqlalchemy.ext.asyncio import AsyncConnection, AsyncSession, async_sessionmaker
 
+from benchmarks.charge import CHARGE
 from benchmarks.null_broker import DUPLICATE_EVERY, order_event
 from benchmarks.peers.work import PRODUCERS, main, produce, say, until_closed, wait_for_go
 from onceproof.brokers.sqs import SqsBroker
 from onceproof.consumer import Consumer, ConsumerSettings
 from onceproof.events import Event
-from onceproof.outbox import Waker, append
-from onceproof.ports import Delivery
-from onceproof.postgres import create_engine
+from onceproof.outbox import Waker, appended_with, outbox_parameters
+from onceproof.postgres import Connections, create_engine
 from onceproof.service import alongside
 
 _CONSUMERS: Final = 8
 _BATCH: Final = 10
 _INSERT_ORDER: Final = text(
-    "INSERT INTO orders (order_id, amount, currency, event_id) "
-    "VALUES (:order_id, :amount, :currency, :event_id)"
+    appended_with("""
+        INSERT INTO orders (order_id, amount, currency, event_id)
+        VALUES (:order_id, :amount, :currency, :event_id) RETURNING true
+    """)
 )
 # The same event once more, under an id of its own: what a relay that died after a send leaves.
 _AGAIN: Final = text("""
@@ -36,27 +37,6 @@ _AGAIN: Final = text("""
     SELECT id || '-again', destination, key, type, payload, traceparent
     FROM onceproof.outbox WHERE id = :id
 """)
-_CHARGE_MANY: Final = text("""
-    INSERT INTO charges (order_id, event_id, amount, currency, provider_charge_id, delivery_attempt)
-    SELECT * FROM unnest(
-        CAST(:order_ids AS text[]), CAST(:event_ids AS text[]), CAST(:amounts AS bigint[]),
-        CAST(:currencies AS text[]), CAST(:event_ids AS text[]), CAST(:attempts AS int[]))
-""")
-
-
-async def charge_many(session: AsyncSession | AsyncConnection, batch: Sequence[Delivery]) -> None:
-    """The set-based handler: a charge for each of the orders, in one statement."""
-    orders = [delivery.event.data for delivery in batch]
-    await session.execute(
-        _CHARGE_MANY,
-        {
-            "order_ids": [order["order_id"] for order in orders],
-            "event_ids": [delivery.event.id for delivery in batch],
-            "amounts": [order["amount"] for order in orders],
-            "currencies": [order["currency"] for order in orders],
-            "attempts": [delivery.attempt for delivery in batch],
-        },
-    )
 
 
 async def enqueue() -> None:
@@ -77,9 +57,9 @@ async def enqueue() -> None:
                     "amount": event.data["amount"],
                     "currency": event.data["currency"],
                     "event_id": event.id,
+                    **outbox_parameters(event, queue),
                 },
             )
-            await append(connection, event, queue)
             if number % DUPLICATE_EVERY == 0:
                 await connection.execute(_AGAIN, {"id": event.id})
         waker.wake()
@@ -91,30 +71,35 @@ async def enqueue() -> None:
     await engine.dispose()
 
 
-async def work() -> None:
-    """Consume until stdin is closed."""
-    engine = create_engine(
-        os.environ["BENCH_DSN"], application_name="bench-consumer", pool_size=_CONSUMERS
-    )
+async def work(*, at_once: bool = True) -> None:
+    """Consume until stdin is closed, at once or after the word."""
     stop = asyncio.Event()
-    async with SqsBroker.connect(
-        endpoint_url=os.environ["BENCH_SQS_ENDPOINT"], region=os.environ["AWS_REGION"]
-    ) as broker:
+    async with (
+        Connections(
+            os.environ["BENCH_DSN"], application_name="bench-consumer", size=_CONSUMERS
+        ) as connections,
+        SqsBroker.connect(
+            endpoint_url=os.environ["BENCH_SQS_ENDPOINT"], region=os.environ["AWS_REGION"]
+        ) as broker,
+    ):
         consumer = Consumer(
             broker.subscriber(os.environ["BENCH_QUEUE"]),
-            async_sessionmaker(engine, expire_on_commit=False),
-            handle_batch=charge_many,
+            connections,
+            effect=CHARGE,
             settings=ConsumerSettings(
                 name="payments", concurrency=_CONSUMERS, batch_size=_BATCH, wait_s=1
             ),
         )
+        if not at_once:
+            say("ready")
+            await asyncio.to_thread(wait_for_go)
         running = asyncio.create_task(consumer.run(stop))
-        say("ready")
+        if at_once:
+            say("ready")
         await until_closed()
         stop.set()
         await running
-    await engine.dispose()
 
 
 if __name__ == "__main__":
-    main(enqueue=enqueue, work=work)
+    main(enqueue=enqueue, work=work, consume=partial(work, at_once=False))

@@ -1,7 +1,7 @@
 """The producer's order write in pgbench, with and without the outbox row: what the row costs Postgres.
 
-The statements are the producer's own, each a round trip as it makes them: BEGIN, the order, the outbox
-row, COMMIT. Without the row it is the order alone.
+The statements are the producer's own, each a round trip as it makes them: BEGIN, the order with its
+outbox row or alone, COMMIT.
 """
 
 from __future__ import annotations
@@ -13,8 +13,7 @@ from benchmarks.ceiling import Script, run_pgbench, transaction, with_values
 from benchmarks.database import Database
 from benchmarks.figures import InvalidRunError, Sample
 from benchmarks.null_broker import order_event
-from onceproof.outbox.append import _APPEND
-from onceproof_producer.orders import _INSERT
+from onceproof_producer.orders import _INSERT, _INSERT_AND_APPEND
 
 _NEXT: Final = "\\set i :i + 1\n\\set n :client_id * 1000000000 + :i\n"
 _ORDER_ID: Final = "'o-' || lpad(CAST(:n AS text), 12, '0')"
@@ -65,22 +64,19 @@ class OrderWrite:
 def _script(*, outbox: bool) -> str:
     event = order_event(0)
     payload = event.encode().decode().replace("'", "''")
-    order = with_values(
-        _INSERT,
-        {"order_id": _ORDER_ID, "amount": "1999", "currency": "'EUR'", "event_id": _EVENT_ID},
+    order = {"order_id": _ORDER_ID, "amount": "1999", "currency": "'EUR'", "event_id": _EVENT_ID}
+    row = {
+        "outbox_id": _EVENT_ID,
+        "outbox_destination": "'orders'",
+        "outbox_key": _ORDER_ID,
+        "outbox_type": f"'{event.type}'",
+        "outbox_payload": f"'{_without_colons(payload)}'",
+        "outbox_traceparent": f"'{event.traceparent}'",
+    }
+    statement = (
+        with_values(_INSERT_AND_APPEND, order | row) if outbox else with_values(_INSERT, order)
     )
-    row = with_values(
-        _APPEND,
-        {
-            "id": _EVENT_ID,
-            "destination": "'orders'",
-            "key": _ORDER_ID,
-            "type": f"'{event.type}'",
-            "payload": f"'{_without_colons(payload)}'",
-            "traceparent": f"'{event.traceparent}'",
-        },
-    )
-    return _NEXT + transaction(order, *([row] if outbox else []))
+    return _NEXT + transaction(statement)
 
 
 def _without_colons(text: str) -> str:

@@ -1,4 +1,4 @@
-"""What a broker and its client allow, and the library through them.
+"""What a broker and its client allow.
 
 P publishes messages from memory, Q receives and deletes them, both with the library's client, ten
 messages a request and eight requests in flight, and do nothing else. Through a real broker they, and not
@@ -10,23 +10,17 @@ from __future__ import annotations
 import asyncio
 import itertools
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from typing import Any, Final
 
-from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession, async_sessionmaker
-
 from benchmarks.database import Database
-from benchmarks.figures import InvalidRunError, Sample, require_charged_once, require_published_once
-from benchmarks.null_broker import deliveries, order_event
-from benchmarks.pipeline_worker import charge_many
+from benchmarks.figures import InvalidRunError, Sample
+from benchmarks.null_broker import ORDER_BYTES, deliveries, order_event
 from benchmarks.queue_content import BATCH, IN_FLIGHT, fresh_queue, until_filled
-from onceproof.brokers.sqs import SqsBroker
-from onceproof.consumer import Consumer, ConsumerSettings
-from onceproof.outbox import OutboxStore, Relay, RelaySettings
-from onceproof.ports import Delivery
 
 _STUCK_S: Final = 120.0
-_CLAIM_BATCH: Final = 100
+_REQUEST_BYTES: Final = 250_000
+"""What a request may hold; SQS takes 256 KiB, with the attributes."""
 
 
 class DirectPublisher:
@@ -61,12 +55,13 @@ class DirectPublisher:
 
 
 async def publish(client: Any, url: str, bodies: list[str]) -> None:  # noqa: ANN401
-    """Send all of them, ten a request.
+    """Send all of them, ten a request, or as many as fit.
 
     Raises:
         InvalidRunError: the broker refused one.
     """
-    batches = iter([bodies[start : start + BATCH] for start in range(0, len(bodies), BATCH)])
+    many = min(BATCH, max(1, _REQUEST_BYTES // max(map(len, bodies))))
+    batches = iter([bodies[start : start + many] for start in range(0, len(bodies), many)])
 
     async def send(batches: Iterator[list[str]]) -> None:
         for batch in batches:
@@ -86,11 +81,13 @@ class NoOpConsumer:
     Args:
         where: for the meter.
         client: the library's client, bare.
+        size: bytes of an order.
     """
 
-    def __init__(self, where: Database, client: Any) -> None:  # noqa: ANN401
+    def __init__(self, where: Database, client: Any, *, size: int = ORDER_BYTES) -> None:  # noqa: ANN401
         self._where = where
         self._client = client
+        self._size = size
 
     async def measure(self, orders: int) -> Sample:
         """Receive and delete the deliveries of `orders` orders.
@@ -98,7 +95,7 @@ class NoOpConsumer:
         Raises:
             InvalidRunError: not each message came exactly once.
         """
-        bodies = [message.body.decode() for message in deliveries(orders)]
+        bodies = [message.body.decode() for message in deliveries(orders, size=self._size)]
         async with fresh_queue(self._client) as (_, url):
             await publish(self._client, url, bodies)
             requests = itertools.count()
@@ -132,129 +129,3 @@ class NoOpConsumer:
         if len(set(seen)) != len(seen):
             raise InvalidRunError(f"{len(seen)} messages came, {len(set(seen))} of them different")
         return Sample(orders, seconds, cpu, 0, sqs_requests={"all": next(requests)})
-
-
-class ThroughQueue:
-    """The library's consumer with a set-based handler on the same queue server.
-
-    Args:
-        where: the database.
-        engine: its connections.
-        broker: the library's.
-        client: a client for filling the queue.
-        clients: transactions in flight.
-    """
-
-    def __init__(
-        self,
-        where: Database,
-        engine: AsyncEngine,
-        broker: SqsBroker,
-        client: Any,  # noqa: ANN401 - aiobotocore has no types
-        *,
-        clients: int,
-    ) -> None:
-        self._where = where
-        self._sessions = async_sessionmaker(engine, expire_on_commit=False)
-        self._broker = broker
-        self._client = client
-        self._clients = clients
-
-    async def measure(self, orders: int) -> Sample:
-        """Consume the deliveries of `orders` orders.
-
-        Raises:
-            InvalidRunError: not every order was charged exactly once.
-        """
-        bodies = [message.body.decode() for message in deliveries(orders)]
-        await self._where.connection.execute("TRUNCATE onceproof.inbox, charges")
-        stop = asyncio.Event()
-        handled = 0
-        ended = 0.0
-
-        async def handle(session: AsyncSession, batch: Sequence[Delivery]) -> None:
-            nonlocal handled, ended
-            await charge_many(session, batch)
-            handled += len(batch)
-            if handled >= orders:
-                ended = time.perf_counter()
-                stop.set()
-
-        async with fresh_queue(self._client) as (queue, url):
-            await publish(self._client, url, bodies)
-            consumer = Consumer(
-                self._broker.subscriber(queue),
-                self._sessions,
-                handle_batch=handle,
-                settings=ConsumerSettings(
-                    name="payments", concurrency=self._clients, batch_size=BATCH, wait_s=1
-                ),
-            )
-            await self._where.settle("onceproof.inbox", "charges")
-            cpu, started = time.process_time(), time.perf_counter()
-            async with asyncio.timeout(_STUCK_S):
-                await consumer.run(stop)
-            cpu = time.process_time() - cpu
-            found = await self._where.counts(
-                "SELECT count(*) AS charges, count(DISTINCT order_id) AS orders FROM charges"
-            )
-        require_charged_once(
-            asked=orders, charges=found["charges"], charged_orders=found["orders"], given_back=0
-        )
-        return Sample(orders, ended - started, cpu, 0)
-
-
-class RelayToQueue:
-    """The library's relay on the same queue server.
-
-    Args:
-        where: the database.
-        engine: its connections.
-        broker: the library's.
-        client: a client for making the queue.
-    """
-
-    def __init__(
-        self,
-        where: Database,
-        engine: AsyncEngine,
-        broker: SqsBroker,
-        client: Any,  # noqa: ANN401 - aiobotocore has no types
-    ) -> None:
-        self._where = where
-        self._store = OutboxStore(engine, relay="relay")
-        self._broker = broker
-        self._client = client
-
-    async def measure(self, orders: int) -> Sample:
-        """Relay `orders` pending rows.
-
-        Raises:
-            InvalidRunError: not each row was published exactly once.
-        """
-        event = order_event(0)
-        async with fresh_queue(self._client) as (queue, url):
-            await self._where.connection.execute("TRUNCATE onceproof.outbox")
-            await self._where.connection.execute(
-                "INSERT INTO onceproof.outbox (id, destination, key, type, payload, traceparent) "
-                "SELECT '01930000-0000-7000-8000-' || lpad(n::text, 12, '0'), $2, 'o-' || n, $3, $4, $5 "
-                "FROM generate_series(1, $1::int) AS n",
-                orders, queue, event.type, event.encode().decode(), event.traceparent,
-            )  # fmt: skip
-            await self._where.settle("onceproof.outbox")
-            relay = Relay(
-                self._store, self._broker, settings=RelaySettings(batch_size=_CLAIM_BATCH)
-            )
-            cpu, started = time.process_time(), time.perf_counter()
-            while await relay.run_once():
-                pass
-            seconds, cpu = time.perf_counter() - started, time.process_time() - cpu
-            found = await self._where.counts(
-                "SELECT count(*) FILTER (WHERE published_at IS NOT NULL) AS published, "
-                "coalesce(sum(attempts), 0) AS attempts FROM onceproof.outbox"
-            )
-            await until_filled(self._client, url, orders, _STUCK_S)
-        require_published_once(
-            asked=orders, published=found["published"], attempts=found["attempts"], sent=orders
-        )
-        return Sample(orders, seconds, cpu, 0)

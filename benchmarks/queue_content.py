@@ -11,11 +11,11 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any, Final
 
-from aiobotocore.config import AioConfig
 from aiobotocore.session import get_session
 
 from benchmarks.elasticmq import CREDENTIALS, REGION
 from benchmarks.figures import InvalidRunError
+from onceproof.brokers.sqs.broker import client_config
 
 IN_FLIGHT: Final = 8
 """Requests at once, as the library's own."""
@@ -27,16 +27,15 @@ _numbers: Final = itertools.count()
 
 
 @asynccontextmanager
-async def sqs_client(endpoint: str) -> AsyncIterator[Any]:
+async def sqs_client(endpoint: str, region: str = REGION) -> AsyncIterator[Any]:
     """The client that the library uses, with its settings, and nothing on top."""
-    config = AioConfig(max_pool_connections=32, retries={"total_max_attempts": 1})
     async with get_session().create_client(
         "sqs",
-        region_name=REGION,
+        region_name=region,
         endpoint_url=endpoint,
         aws_access_key_id=CREDENTIALS["AWS_ACCESS_KEY_ID"],
         aws_secret_access_key=CREDENTIALS["AWS_SECRET_ACCESS_KEY"],
-        config=config,
+        config=client_config(),
     ) as client:
         yield client
 

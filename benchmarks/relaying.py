@@ -2,7 +2,7 @@
 
 `Ours` and `Ceiling` compare the database side alone: the library's relay with a broker that costs
 nothing, and pgbench running the relay's claim and mark. `Relayed` is the relay as it is used, to be held
-against `benchmarks.direct_publisher.DirectPublisher` with the same client and broker.
+against P, see `benchmarks.queue_ceiling`.
 """
 
 from __future__ import annotations
@@ -12,16 +12,16 @@ import re
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from benchmarks.ceiling import Script, run_pgbench, transaction
 from benchmarks.database import Database
-from benchmarks.direct_publisher import fresh_queue, queue_url, require_arrived
 from benchmarks.figures import Sample
 from benchmarks.null_broker import NullPublisher
 from benchmarks.outbox_table import fill, require_all_published
+from benchmarks.queue_content import fresh_queue, require_each_once
 from onceproof.brokers.sqs import SqsBroker
 from onceproof.outbox import OutboxStore, Relay, RelaySettings, statements
 from onceproof.ports import Outgoing, Publisher, SendResult
@@ -90,26 +90,32 @@ class Relayed:
         where: the database.
         engine: of the relay.
         broker: where to.
+        client: a client for making and reading the queue.
     """
 
-    def __init__(self, where: Database, engine: AsyncEngine, broker: SqsBroker) -> None:
+    def __init__(
+        self,
+        where: Database,
+        engine: AsyncEngine,
+        broker: SqsBroker,
+        client: Any,  # noqa: ANN401 - aiobotocore has no types
+    ) -> None:
         self._where = where
         self._engine = engine
         self._broker = broker
+        self._client = client
 
     async def measure(self, rows: int) -> Sample:
         """Relay `rows` pending rows to a queue of their own.
 
         Raises:
-            InvalidRunError: not every row was published exactly once, or the queue holds another
-                number of messages.
+            InvalidRunError: not every row was published exactly once, or is in the queue exactly once.
         """
-        async with fresh_queue(self._broker) as queue:
+        async with fresh_queue(self._client) as (queue, url):
             await fill(self._where, rows, destination=queue)
-            await queue_url(self._broker, queue)
             sample, sent = await timed(self._engine, self._broker, rows)
             await require_all_published(self._where, rows, sent)
-            await require_arrived(self._broker, queue, rows)
+            await require_each_once(self._client, url, rows)
         return sample
 
 

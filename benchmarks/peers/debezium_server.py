@@ -22,7 +22,8 @@ from benchmarks.bench import Bench
 from benchmarks.contest import NotRunError
 from benchmarks.elasticmq import CREDENTIALS, REGION
 from benchmarks.figures import InvalidRunError
-from benchmarks.peers.relays import EVENT_ID_OF_N, PAYLOAD_OF_N, Target, require_tcp, stopped
+from benchmarks.outbox_table import EVENT_ID_OF_N, PAYLOAD_OF_N
+from benchmarks.peers.relays import Target, require_tcp, stopped
 from benchmarks.peers.toolchain import cache, required, run_tool
 from benchmarks.ports import free_port
 

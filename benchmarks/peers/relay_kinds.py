@@ -10,8 +10,9 @@ from typing import Final
 from benchmarks.bench import Bench
 from benchmarks.contest import NotRunError
 from benchmarks.elasticmq import CREDENTIALS, REGION
+from benchmarks.outbox_table import EVENT_ID_OF_N, PAYLOAD_OF_N
 from benchmarks.peers.process import driver, run_driver
-from benchmarks.peers.relays import EVENT_ID_OF_N, PAYLOAD_OF_N, Target, require_tcp, stopped
+from benchmarks.peers.relays import Target, require_tcp, stopped
 from benchmarks.peers.toolchain import go_program, python_driver
 from benchmarks.ports import free_port
 from benchmarks.service_process import service

@@ -16,8 +16,8 @@ from typing import Any, Final, Protocol
 
 from benchmarks.bench import Bench
 from benchmarks.contest import NotRunError
-from benchmarks.figures import InvalidRunError, Sample
-from benchmarks.null_broker import order_event
+from benchmarks.figures import Sample
+from benchmarks.outbox_table import event_template
 from benchmarks.queue_content import fresh_queue, require_each_once, sqs_client, until_filled
 
 _STUCK_S: Final = 120.0
@@ -135,18 +135,6 @@ class RelayPeer:
         return Sample(rows, seconds, own, 0, resources)
 
 
-EVENT_ID: Final = "01930000-0000-7000-8000-000000000000"
-EVENT_ID_OF_N: Final = "'01930000-0000-7000-8000-' || lpad(n::text, 12, '0')"
-PAYLOAD_OF_N: Final = f"replace($2, '{EVENT_ID}', {EVENT_ID_OF_N})"
-"""SQL for the id and the payload of the n-th event of `generate_series(1, $1::int) AS n`."""
-
-
-def event_template() -> str:
-    """An order's event as JSON, as large as ours, with `EVENT_ID` for its id."""
-    event = order_event(0)
-    return event.encode().decode().replace(event.id, EVENT_ID)
-
-
 @asynccontextmanager
 async def relay_contenders(at: Bench, kinds: Sequence[RelayKind]) -> AsyncIterator[list[RelayPeer]]:
     """Relays on one queue server.
@@ -181,17 +169,3 @@ def require_tcp(at: Bench) -> tuple[str, int]:
     if at.where.tcp is None:
         raise NotRunError("needs Postgres on a port, and this one has only a Unix socket")
     return at.where.tcp
-
-
-__all__ = [
-    "EVENT_ID_OF_N",
-    "PAYLOAD_OF_N",
-    "InvalidRunError",
-    "RelayKind",
-    "RelayPeer",
-    "Target",
-    "event_template",
-    "relay_contenders",
-    "require_tcp",
-    "stopped",
-]

@@ -13,8 +13,8 @@ import pytest
 sys.path.insert(0, str(Path(__file__).parents[2]))
 
 from benchmarks.bench import Outcome, Scale, run_contest
-from benchmarks.catalogue import contests
 from benchmarks.contest import Answer, Contest, NotRunError, Question, answer
+from benchmarks.contests import Sizes, contests
 from benchmarks.database import refuse_memory
 from benchmarks.figures import InvalidRunError, Resources, Sample
 from benchmarks.report import Results, contest_json
@@ -169,7 +169,7 @@ def test_resources_are_summed_up_by_process():
 
 
 def test_every_contest_has_a_name_of_its_own_and_every_question_contenders_of_one_contest():
-    known = contests()
+    known = contests(Sizes())
     assert len({each.name for each in known}) == len(known)
     for each in known:
         texts = [question.text for question in each.questions]

@@ -16,10 +16,10 @@ from benchmarks.bench import Outcome
 from benchmarks.contest import Contest, Question
 from benchmarks.figures import InvalidRunError, Resources, Sample
 from benchmarks.fsync import parse
+from benchmarks.outbox_table import EVENT_ID, event_template
 from benchmarks.page import bars, gauge, render
 from benchmarks.peers import work
 from benchmarks.peers.debezium_server import causes
-from benchmarks.peers.relays import EVENT_ID, event_template
 from benchmarks.queue_content import judge_events
 from benchmarks.report import Results
 from benchmarks.sqs_requests import Operations

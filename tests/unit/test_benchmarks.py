@@ -12,14 +12,13 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from benchmarks.ceiling import with_values
 from benchmarks.figures import (
-    Comparison,
     InvalidRunError,
     Sample,
     Spread,
     require_charged_once,
     require_published_once,
 )
-from benchmarks.latency import Latency, LatencyComparison
+from benchmarks.latency import Latency
 from benchmarks.null_broker import NullSubscriber, deliveries
 from benchmarks.outbox_scale import require_sent_once
 from benchmarks.relaying import with_numbers
@@ -36,21 +35,6 @@ def test_rates_of_a_sample() -> None:
     assert one.orders_per_s == 500
     assert one.cpu_s_per_1000 == 0.25
     assert one.orders_per_transaction == 10
-
-
-def test_ratio_is_taken_pair_by_pair() -> None:
-    # The machine was ten times slower during the last pair: the ratio must not see it.
-    compared = Comparison(
-        "x",
-        ours=[sample(100, 1), sample(100, 1), sample(100, 10)],
-        ceiling=[sample(200, 1), sample(400, 1), sample(200, 10)],
-    )
-    assert compared.ratio() == Spread(median=0.5, low=0.25, high=0.5)
-
-
-def test_ratio_needs_a_partner_for_each_run() -> None:
-    with pytest.raises(ValueError, match="argument 2 is shorter"):
-        Comparison("x", [sample(1, 1), sample(1, 1)], [sample(1, 1)]).ratio()
 
 
 def test_a_spread_of_nothing_is_refused() -> None:
@@ -131,16 +115,10 @@ def test_a_scale_run_counts_only_if_each_message_was_sent_and_marked_once() -> N
         require_sent_once(sent=10, distinct=10, marked=9)
 
 
-def test_latencies_are_compared_pair_by_pair() -> None:
+def test_percentiles_of_latencies() -> None:
     one = Latency.of([0.001 * n for n in range(1, 101)])
     assert one.p50_ms == pytest.approx(50.5)
     assert 99 <= one.p99_ms <= 100
-    both = LatencyComparison("x", [Latency(1, 2, 30), Latency(1, 6, 8)], [Latency(1, 1, 10)] * 2)
-    assert both.p50_ratio() == Spread(4, 2, 6)
-    assert both.added_p50_ms() == Spread(3, 1, 5)
-    assert both.added_p99_ms() == Spread(9, -2, 20)
-    with pytest.raises(ValueError, match="shorter"):
-        LatencyComparison("x", [one], []).p50_ratio()
 
 
 def test_a_relay_statement_with_a_new_parameter_is_refused_by_the_ceiling() -> None:

@@ -30,6 +30,20 @@ _REQUESTS_IN_FLIGHT: Final = 8
 _USER_AGENT: Final = f"onceproof/{version('onceproof')} aiobotocore/{version('aiobotocore')}"
 
 
+def client_config(max_pool_connections: int = 32) -> AioConfig:
+    """Settings of the client that sends and receives."""
+    return AioConfig(
+        connect_timeout=_CONNECT_TIMEOUT_S,
+        read_timeout=_READ_TIMEOUT_S,
+        max_pool_connections=max_pool_connections,
+        retries={"total_max_attempts": 1, "mode": "standard"},
+        # Both are worked out anew for each request otherwise, a tenth of its CPU: what we send is
+        # checked in `encoding`, or is ours.
+        parameter_validation=False,
+        user_agent=_USER_AGENT,
+    )
+
+
 class SqsBroker:
     """SQS in one region; implements `onceproof.ports.Publisher`. Open it with `connect`.
 
@@ -65,23 +79,13 @@ class SqsBroker:
         Raises:
             ConfigurationError: no region, or the endpoint URL is not one.
         """
-        config = AioConfig(
-            connect_timeout=_CONNECT_TIMEOUT_S,
-            read_timeout=_READ_TIMEOUT_S,
-            max_pool_connections=max_pool_connections,
-            retries={"total_max_attempts": 1, "mode": "standard"},
-            # Both are worked out anew for each request otherwise, a tenth of its CPU: what we send is
-            # checked in `encoding`, or is ours.
-            parameter_validation=False,
-            user_agent=_USER_AGENT,
-        )
         opening = get_session().create_client(
             "sqs",
             region_name=region,
             endpoint_url=endpoint_url,
             aws_access_key_id=access_key_id,
             aws_secret_access_key=secret_access_key,
-            config=config,
+            config=client_config(max_pool_connections),
         )
         try:
             client = await opening.__aenter__()
