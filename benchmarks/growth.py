@@ -26,7 +26,7 @@ from benchmarks.figures import InvalidRunError
 from benchmarks.null_broker import DUPLICATE_EVERY, NullSubscriber, order_event
 from onceproof.consumer import Consumer, ConsumerSettings
 from onceproof.ports import Message, SettleResult
-from onceproof.postgres import Connections
+from onceproof.postgres import Connections, create_engine
 
 _ROOT: Final = Path(__file__).resolve().parent.parent
 _BATCH: Final = 50
@@ -95,9 +95,8 @@ async def growth(database_url: str, messages: int) -> dict[str, float]:
         InvalidRunError: not every order was charged exactly once.
     """
     subscriber = Endless(messages)
-    async with Connections(
-        database_url, application_name="growth", size=_CONNECTIONS + 1
-    ) as connections:
+    engine = create_engine(database_url, application_name="growth", pool_size=_CONNECTIONS + 1)
+    async with Connections(engine, size=_CONNECTIONS + 1) as connections:
         consumer = Consumer(
             subscriber,
             connections,
