@@ -205,8 +205,10 @@ class Rig:
 @pytest.fixture
 async def rig(database_url: str) -> AsyncIterator[Rig]:
     engine = create_engine(database_url, application_name="test-consumer", pool_size=20)
-    async with Connections(database_url, application_name="test-effect", size=20) as connections:
+    effects = create_engine(database_url, application_name="test-effect", pool_size=20)
+    async with Connections(effects, size=20) as connections:
         yield Rig(engine, connections)
+    await effects.dispose()
     await engine.dispose()
 
 

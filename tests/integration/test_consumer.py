@@ -210,9 +210,10 @@ async def test_without_heartbeat_the_second_delivery_waits_at_the_inbox(
     hits = rig.count("onceproof_dedup_hits_total")
     late = rig.count("onceproof_stale_acks_total")
     fixes = parse_variant("hardened-visibility_heartbeat")
-    await rig.send(rig.order(1))
     async with rig.running(rig.consumer(path, visibility_s=1, fixes=fixes)):
+        await rig.until(lambda: rig.subscriber.receives > 0)  # its checks would wait as well
         async with rig.charges_held_back():
+            await rig.send(rig.order(1))
             await rig.until(lambda: rig.subscriber.received >= 2)
             await rig.waiting(2)  # the zombie for its charge, its successor for the key
         await rig.drained()

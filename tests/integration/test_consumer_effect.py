@@ -189,12 +189,10 @@ class LosesOneReply(Connections):
 
 
 @pytest.mark.parametrize("orders", [1, 5])
-async def test_a_lost_reply_is_decided_by_the_redelivery(
-    rig: Rig, database_url: str, orders: int
-) -> None:
+async def test_a_lost_reply_is_decided_by_the_redelivery(rig: Rig, orders: int) -> None:
     hits = rig.count("onceproof_dedup_hits_total")
     await rig.send(*(rig.order(n) for n in range(orders)))
-    async with LosesOneReply(database_url, application_name="test-effect") as connections:
+    async with LosesOneReply(rig.engine) as connections:
         rig.connections = connections
         async with rig.running(rig.consumer("effect")):
             await rig.drained()
@@ -243,7 +241,7 @@ async def test_an_idle_connection_that_the_server_ended_is_not_used(rig: Rig) ->
             "SELECT pg_terminate_backend(pid) FROM pg_stat_activity "
             "WHERE datname = current_database() AND application_name = 'test-effect'",
         )
-        await rig.until(lambda: all(c.is_closed() for c in rig.connections._idle))
+        await rig.until(lambda: all(c.driver.is_closed() for c in rig.connections._idle))
         await rig.send(rig.order(2))
         await rig.drained()
     assert await rig.charges() == [("o-1", 1), ("o-2", 1)]

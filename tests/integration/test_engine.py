@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator
 
+import asyncpg
 import pytest
 from sqlalchemy import text
 from sqlalchemy.exc import DBAPIError
@@ -90,6 +91,11 @@ async def test_two_statements_at_once_are_a_bug_and_no_outage(engine: AsyncEngin
             await driver.execute("SELECT 1")
         await first
     assert not is_connection_failure(caught.value)
+
+
+def test_what_the_driver_says_of_a_session_that_the_server_ended_is_an_outage() -> None:
+    with pytest.raises(DatabaseUnavailableError), translated():
+        raise asyncpg.InternalClientError('protocol is in the "failed" state')
 
 
 def test_a_url_of_libpq_is_understood_and_an_unknown_parameter_is_named() -> None:

@@ -359,9 +359,12 @@ def engine(runner: asyncio.Runner, database_url: str) -> Iterator[AsyncEngine]:
 
 @pytest.fixture
 def connections(runner: asyncio.Runner, database_url: str) -> Iterator[FaultyConnections]:
-    made = FaultyConnections(database_url, application_name="test-model", size=5)
+    engine = create_engine(database_url, application_name="test-model", pool_size=5)
+    made = FaultyConnections(engine, size=5)
+    runner.run(made.__aenter__())
     yield made
-    runner.run(made.close())
+    runner.run(made.__aexit__(None, None, None))
+    runner.run(engine.dispose())
 
 
 @pytest.fixture(params=["handler", "effect"])

@@ -21,13 +21,11 @@ from onceproof.errors import (
     OnceproofError,
     OutcomeUnknownError,
     PermanentError,
-    TransientError,
 )
 from onceproof.inbox.statement import claim_with_effect, miscount
 from onceproof.ports import Delivery
-from onceproof.postgres import Connections, translated
-from onceproof.postgres.connections import Connection
-from onceproof.postgres.failures import is_connection_failure, is_retryable
+from onceproof.postgres import DRIVER_ERRORS, Connection, Connections, translated
+from onceproof.postgres.failures import first_line, meaning
 from onceproof.variants import Fixes
 
 _READ_ONLY: Final = "SELECT current_setting('transaction_read_only')::bool"
@@ -109,7 +107,7 @@ class EffectTransaction:
 
         try:
             fresh = await self._connections.run(execute)
-        except (asyncpg.PostgresError, asyncpg.InterfaceError, OSError) as error:
+        except DRIVER_ERRORS as error:
             meant = _meaning(error)
             if meant is None:
                 raise
@@ -183,15 +181,13 @@ def _json_of(delivery: Delivery) -> str:
 
 def _meaning(error: Exception) -> OnceproofError | None:
     """What a failed statement means for its events; None where it says nothing about them."""
-    # The first line only: the detail holds the row, which is a customer's.
-    reason = (str(error).splitlines() or [type(error).__name__])[0]
     if isinstance(error, asyncpg.PostgresConnectionError | asyncpg.InterfaceError | OSError):
-        return OutcomeUnknownError(f"reply of the database lost: {reason}")
-    if is_connection_failure(error):
-        return DatabaseUnavailableError(f"database unavailable: {reason}")
-    if is_retryable(error):
-        return TransientError(f"transaction not possible now: {reason}")
+        return OutcomeUnknownError(f"reply of the database lost: {first_line(error)}")
+    if meant := meaning(error):
+        return meant
     state = str(getattr(error, "sqlstate", ""))
     if state.startswith(_DATA_EXCEPTION) or state in _BROKEN_BY_EVENT:
-        return PermanentError(miscount(error) or f"the effect does not take this event: {reason}")
+        return PermanentError(
+            miscount(error) or f"the effect does not take this event: {first_line(error)}"
+        )
     return None

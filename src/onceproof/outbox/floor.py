@@ -19,9 +19,10 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any, Final
+from typing import Final
 
 from onceproof.outbox import statements
+from onceproof.postgres import Connection
 
 REFRESH_S: Final = 0.2
 RECHECK_S: Final = 600.0
@@ -53,7 +54,7 @@ class Floor:
     _candidate: int = 0
     _writers: frozenset[str] = field(default_factory=frozenset)
 
-    async def now(self, connection: Any, connection_id: object) -> int:  # noqa: ANN401 - asyncpg
+    async def now(self, connection: Connection, connection_id: object) -> int:
         """The floor, found out anew when it is old.
 
         Args:
@@ -76,7 +77,7 @@ class Floor:
         self._refresh_at = 0.0
         self.epoch += 1
 
-    async def _refresh(self, connection: Any) -> None:  # noqa: ANN401 - asyncpg
+    async def _refresh(self, connection: Connection) -> None:
         # The order matters: who is not among the writers read now, and has a `seq` up to the one read
         # before, has ended.
         last_seq = await connection.fetchval(statements.LAST_SEQ) or 0
@@ -95,7 +96,7 @@ class Floor:
         self.complete, self._candidate = self._candidate, 0
         await self._rise(connection)
 
-    async def _rise(self, connection: Any) -> None:  # noqa: ANN401 - asyncpg
+    async def _rise(self, connection: Connection) -> None:
         while self.value <= self.complete:
             until = min(self.value + _STEP, self.complete + 1)
             found = await connection.fetchval(statements.FIRST_PENDING, self.value, until)

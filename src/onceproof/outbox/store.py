@@ -11,13 +11,13 @@ from __future__ import annotations
 from collections.abc import AsyncGenerator, Iterable, Sequence
 from contextlib import asynccontextmanager
 from datetime import datetime
-from typing import Any, Final, NamedTuple
+from typing import Final, NamedTuple
 
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from onceproof.outbox import statements
 from onceproof.outbox.floor import Floor
-from onceproof.postgres import DirectConnections
+from onceproof.postgres import Connection, Connections, translated
 
 PENDING_COUNT_CAP: Final = 100_000
 """Rows counted at most, so that watching a large backlog stays cheap."""
@@ -71,15 +71,16 @@ class OutboxStore:
     """
 
     def __init__(self, engine: AsyncEngine, *, relay: str) -> None:
-        self._connections = DirectConnections(engine, keep=2, setup=statements.SESSION)
-        self._others = DirectConnections(engine)
+        # One to claim and one to mark; what is neither must not be in the way of these.
+        self._connections = Connections(engine, size=2, setup=statements.SESSION)
+        self._others = Connections(engine)
         self._relay = relay
         self.floor = Floor()
 
     @asynccontextmanager
     async def connected(self) -> AsyncGenerator[None]:
         """Keep two connections, one to claim and one to mark, while the block runs."""
-        async with self._connections.kept():
+        async with self._connections:
             yield
 
     async def claim(self, batch_size: int, lease_s: float) -> list[OutboxRow]:
@@ -100,26 +101,34 @@ class OutboxStore:
 
         Rows before `seq` are not looked at. Who calls this must come back to them; see `Scan`.
         """
-        async with self._connections.connection() as connection:
+
+        async def claim(connection: Connection) -> Sequence[Sequence[object]]:
             floor = await self._floor_now(connection)
             start = max(seq, floor)
-            records = await connection.fetch(
+            records: Sequence[Sequence[object]] = await connection.fetch(
                 statements.CLAIM,
                 lease_s, self._relay, floor, start, start + WINDOW, batch_size,
             )  # fmt: skip
-        rows, next_seq = _claimed(records)
+            return records
+
+        with translated():
+            rows, next_seq = _claimed(await self._connections.run(claim))
         if len(rows) == batch_size:
             next_seq = rows[-1].seq + 1
         return Claim(rows, next_seq)
 
     async def claim_these(self, seqs: Sequence[int], lease_s: float) -> list[OutboxRow]:
         """Claim the rows with these `seq` as far as they are free now, oldest first."""
-        async with self._connections.connection() as connection:
+
+        async def claim(connection: Connection) -> Sequence[Sequence[object]]:
             floor = await self._floor_now(connection)
-            records = await connection.fetch(
+            records: Sequence[Sequence[object]] = await connection.fetch(
                 statements.CLAIM_THESE, lease_s, self._relay, floor, seqs
             )
-        return _claimed(records)[0]
+            return records
+
+        with translated():
+            return _claimed(await self._connections.run(claim))[0]
 
     async def mark(self, results: Iterable[RowResult]) -> list[int]:
         """Record the results of a batch in one statement.
@@ -130,25 +139,28 @@ class OutboxStore:
         """
         # Sorted, so that two relays that mark the same rows cannot deadlock.
         ordered = sorted(results, key=lambda result: result.row.seq)
-        async with self._connections.connection() as connection:
-            behind = await connection.fetch(
-                statements.MARK,
-                [result.row.id for result in ordered],
-                [result.row.seq for result in ordered],
-                [result.row.attempts for result in ordered],
-                [result.message_id for result in ordered],
-                [result.error for result in ordered],
-                [result.delay_s for result in ordered],
-            )
+        columns = (
+            [result.row.id for result in ordered],
+            [result.row.seq for result in ordered],
+            [result.row.attempts for result in ordered],
+            [result.message_id for result in ordered],
+            [result.error for result in ordered],
+            [result.delay_s for result in ordered],
+        )
+        with translated():
+            behind = await self._connections.run(lambda c: c.fetch(statements.MARK, *columns))
         return [record[0] for record in behind]
 
     async def pending(self) -> tuple[int, float]:
         """Unpublished rows (counted up to a cap) and the age of the oldest of them in seconds."""
-        async with self._others.connection() as connection:
-            row = await connection.fetchrow(statements.PENDING, PENDING_COUNT_CAP, self.floor.value)
+        floor = self.floor.value
+        with translated():
+            row = await self._others.run(
+                lambda c: c.fetchrow(statements.PENDING, PENDING_COUNT_CAP, floor)
+            )
         return int(row["pending"]), float(row["oldest_age_s"])
 
-    async def _floor_now(self, connection: Any) -> int:  # noqa: ANN401 - asyncpg ships no types
+    async def _floor_now(self, connection: Connection) -> int:
         """Known only from connections that stay, or it would cost more than it saves."""
         if not self._connections.keeping:
             return 0

@@ -9,15 +9,13 @@ the disk either.
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
-from typing import Any, Final
+from typing import Final, NoReturn
 
-import asyncpg
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from onceproof.errors import TransientError
-from onceproof.postgres import DirectConnections, translated
+from onceproof.postgres import Connection, Connections, translated
 
 logger = logging.getLogger(__name__)
 
@@ -34,7 +32,7 @@ class Waker:
     """
 
     def __init__(self, engine: AsyncEngine, *, min_interval_s: float = 0.005) -> None:
-        self._connections = DirectConnections(engine)
+        self._connections = Connections(engine)
         self._min_interval_s = min_interval_s
         self._due = asyncio.Event()
 
@@ -48,8 +46,8 @@ class Waker:
             await self._due.wait()
             self._due.clear()
             try:
-                async with self._connections.connection() as connection:
-                    await connection.fetchrow(_NOTIFY, CHANNEL)
+                with translated():
+                    await self._connections.run(lambda c: c.fetchrow(_NOTIFY, CHANNEL))
             except TransientError as error:
                 logger.debug("relay not woken, it will poll: %s", error)
             await asyncio.sleep(self._min_interval_s)
@@ -61,7 +59,7 @@ class Listener:
     def __init__(
         self, engine: AsyncEngine, event: asyncio.Event, *, reconnect_s: float = 2.0
     ) -> None:
-        self._engine = engine
+        self._connections = Connections(engine)
         self._event = event
         self._reconnect_s = reconnect_s
 
@@ -70,27 +68,18 @@ class Listener:
         while True:
             try:
                 with translated():
-                    await self._listen()
+                    await self._connections.run(self._listen)
             except TransientError as error:
                 logger.warning("wake-up connection lost, the relay polls meanwhile: %s", error)
             await asyncio.sleep(self._reconnect_s)
 
-    async def _listen(self) -> None:
-        async with self._engine.connect() as connection:
-            raw = await connection.get_raw_connection()
-            driver: Any = raw.driver_connection
-            closed = asyncio.Event()
-            driver.add_termination_listener(lambda _: closed.set())
-            await driver.add_listener(CHANNEL, self._notified)
-            self._event.set()  # what was committed while nobody listened
-            try:
-                await closed.wait()
-            finally:
-                with contextlib.suppress(asyncpg.InterfaceError, OSError):
-                    await driver.remove_listener(CHANNEL, self._notified)
-            # Or the pool would hand the dead connection to whoever comes next.
-            await connection.invalidate()
-            raise ConnectionResetError("the server closed the wake-up connection")
+    async def _listen(self, connection: Connection) -> NoReturn:
+        closed = asyncio.Event()
+        connection.add_termination_listener(lambda _: closed.set())
+        await connection.add_listener(CHANNEL, self._notified)
+        self._event.set()  # what was committed while nobody listened
+        await closed.wait()
+        raise ConnectionResetError("the server closed the wake-up connection")
 
     def _notified(self, *_: object) -> None:
         self._event.set()

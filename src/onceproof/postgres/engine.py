@@ -6,7 +6,7 @@ timeout bounds the successor's wait, the idle-in-transaction timeout ends the zo
 
 from __future__ import annotations
 
-from typing import Any, Final
+from typing import Final
 
 from sqlalchemy.engine import URL, make_url
 from sqlalchemy.exc import ArgumentError
@@ -79,37 +79,21 @@ def create_engine(
         pool_timeout=connect_timeout_s * 2,
         pool_pre_ping=False,
         hide_parameters=True,  # they are customers' data, and errors go to logs and traces
-        connect_args=connect_arguments(
-            application_name=application_name,
-            connect_timeout_s=connect_timeout_s,
-            lock_timeout_s=lock_timeout_s,
-            idle_in_transaction_timeout_s=idle_in_transaction_timeout_s,
-            statement_timeout_s=statement_timeout_s,
-        ),
-    )
-
-
-def connect_arguments(
-    *,
-    application_name: str,
-    connect_timeout_s: float,
-    lock_timeout_s: float,
-    idle_in_transaction_timeout_s: float,
-    statement_timeout_s: float,
-) -> dict[str, Any]:
-    """Keyword arguments of `asyncpg.connect` that bound every wait; see `create_engine`."""
-    return {
-        "timeout": connect_timeout_s,
-        # The server's own timeout does not reach us when the network swallows its answer.
-        "command_timeout": statement_timeout_s + connect_timeout_s,
-        "server_settings": {
-            "application_name": application_name,
-            "lock_timeout": f"{round(lock_timeout_s * 1000)}",
-            "idle_in_transaction_session_timeout": f"{round(idle_in_transaction_timeout_s * 1000)}",
-            "statement_timeout": f"{round(statement_timeout_s * 1000)}",
-            # Postgres notices within seconds that a killed client's host is gone.
-            "tcp_keepalives_idle": "5",
-            "tcp_keepalives_interval": "2",
-            "tcp_keepalives_count": "3",
+        connect_args={
+            "timeout": connect_timeout_s,
+            # The server's own timeout does not reach us when the network swallows its answer.
+            "command_timeout": statement_timeout_s + connect_timeout_s,
+            # Of asyncpg's own cache, which SQLAlchemy passes by: for ever, there are few.
+            "max_cached_statement_lifetime": 0,
+            "server_settings": {
+                "application_name": application_name,
+                "lock_timeout": f"{round(lock_timeout_s * 1000)}",
+                "idle_in_transaction_session_timeout": f"{round(idle_in_transaction_timeout_s * 1000)}",
+                "statement_timeout": f"{round(statement_timeout_s * 1000)}",
+                # Postgres notices within seconds that a killed client's host is gone.
+                "tcp_keepalives_idle": "5",
+                "tcp_keepalives_interval": "2",
+                "tcp_keepalives_count": "3",
+            },
         },
-    }
+    )

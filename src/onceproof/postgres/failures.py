@@ -12,6 +12,14 @@ from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 
 from onceproof.errors import DatabaseUnavailableError, TransientError
 
+DRIVER_ERRORS: Final = (
+    asyncpg.PostgresError,
+    asyncpg.InterfaceError,
+    asyncpg.InternalClientError,
+    OSError,
+)
+"""What asyncpg raises when it is used without SQLAlchemy."""
+
 # Class 08: connection exception. 57P01..57P03: shut down, crashed, starting up. 53: no resources,
 # of which 53300 is too many connections. 25P03: our idle transaction was ended. 25006: the server is
 # read-only, as a standby is until a failover has promoted it.
@@ -39,13 +47,31 @@ def is_connection_failure(error: BaseException) -> bool:
         # The driver's class for its own misuse as well, e.g. two statements at once: only the
         # message tells.
         return "closed" in str(error)
-    return isinstance(error, OSError | TimeoutError | PoolTimeoutError)
+    # An internal error is the driver's word for a session that the server ended while nobody used it.
+    return isinstance(
+        error, OSError | TimeoutError | PoolTimeoutError | asyncpg.InternalClientError
+    )
 
 
 def is_retryable(error: BaseException) -> bool:
     """Whether the database was there but this transaction lost: deadlock, lock or statement timeout."""
     state = getattr(_driver_error(error), "sqlstate", None)
     return isinstance(state, str) and (state.startswith("40") or state in {"55P03", "57014"})
+
+
+def meaning(error: Exception) -> TransientError | None:
+    """The library's error for one of a driver or of SQLAlchemy; None where the statement is wrong."""
+    if is_connection_failure(error):
+        return DatabaseUnavailableError(f"database unavailable: {first_line(error)}")
+    if is_retryable(error):
+        return TransientError(f"transaction not possible now: {first_line(error)}")
+    return None
+
+
+def first_line(error: Exception) -> str:
+    """What the driver says, without the detail below: that holds the row, which is a customer's."""
+    said = _driver_error(error)
+    return (str(said).splitlines() or [type(said).__name__])[0]
 
 
 @contextmanager
@@ -60,20 +86,17 @@ def translated(*, statements_only: bool = False) -> Iterator[None]:
         yield
     except DBAPIError as error:
         _raise_translated(error)
-    except (PoolTimeoutError, OSError, asyncpg.PostgresError, asyncpg.InterfaceError) as error:
+    except (PoolTimeoutError, *DRIVER_ERRORS) as error:
         if statements_only:
             raise
         _raise_translated(error)
 
 
 def _raise_translated(error: Exception) -> NoReturn:
-    driver_error = _driver_error(error)
-    reason = (str(driver_error).splitlines() or [type(driver_error).__name__])[0]
-    if is_connection_failure(error):
-        raise DatabaseUnavailableError(f"database unavailable: {reason}") from error
-    if is_retryable(error):
-        raise TransientError(f"transaction not possible now: {reason}") from error
-    raise error
+    meant = meaning(error)
+    if meant is None:
+        raise error
+    raise meant from error
 
 
 def _driver_error(error: BaseException) -> BaseException:

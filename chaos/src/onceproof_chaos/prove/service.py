@@ -99,14 +99,15 @@ async def consume(runtime: Runtime[ProveServiceSettings]) -> None:
     )
     effect = target if isinstance(target, SqlEffect) else None
     batch = effect is None and settings.prove_kind is Kind.BATCH
-    connections = Connections(
-        database_url, application_name=CONSUMER_NAME, size=settings.concurrency + 1
-    )
+    connections = Connections(engine, size=settings.concurrency + 1)
     try:
         await runtime.until_ready("database", lambda: check(engine, "onceproof"))
-        async with SqsBroker.connect(
-            endpoint_url=settings.sqs_endpoint_url, region=settings.sqs_region
-        ) as broker:
+        async with (
+            connections,
+            SqsBroker.connect(
+                endpoint_url=settings.sqs_endpoint_url, region=settings.sqs_region
+            ) as broker,
+        ):
             subscriber = broker.subscriber(settings.queue)
             await runtime.until_ready("broker", subscriber.describe)
             consumer = Consumer(
@@ -121,7 +122,6 @@ async def consume(runtime: Runtime[ProveServiceSettings]) -> None:
             runtime.started()
             await consumer.run(runtime.stop)
     finally:
-        await connections.close()
         await engine.dispose()
 
 
