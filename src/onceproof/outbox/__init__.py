@@ -2,7 +2,8 @@
 
 from onceproof.outbox.append import append, appended_with, outbox_parameters
 from onceproof.outbox.cleanup import delete_published
-from onceproof.outbox.relay import Relay, RelaySettings
+from onceproof.outbox.relay import Relay
+from onceproof.outbox.settings import RelaySettings
 from onceproof.outbox.store import OutboxRow, OutboxStore, RowResult
 from onceproof.outbox.wakeup import Listener, Waker
 
