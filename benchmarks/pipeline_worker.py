@@ -24,8 +24,8 @@ from onceproof.outbox import SqlWrite, Waker
 from onceproof.postgres import Connection, Connections, create_engine
 from onceproof.service import alongside
 
-_CONSUMERS: Final = 8
-_BATCH: Final = 10
+_CONSUMERS: Final = 4
+_BATCH: Final = 50
 _PLACE: Final = """
     INSERT INTO orders (order_id, amount, currency, event_id)
     SELECT key, CAST(data->>'amount' AS bigint), data->>'currency', event_id FROM request

@@ -7,9 +7,11 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import cast
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from onceproof.errors import DatabaseUnavailableError
 from onceproof.outbox.floor import Floor
 from onceproof.outbox.scan import Scan
 from onceproof.outbox.store import Claim, OutboxRow, OutboxStore
@@ -56,6 +58,13 @@ class Table:
 
     async def claim_these(self, seqs: list[int], _lease_s: float) -> list[OutboxRow]:
         raise AssertionError(seqs)
+
+
+class Told(Table):
+    """One that believes whoever says that rows are free."""
+
+    async def claim_these(self, seqs: list[int], _lease_s: float) -> list[OutboxRow]:
+        return [OutboxRow("e", s, "q", "k", "{}", None, 1, datetime.now(UTC)) for s in seqs]
 
 
 def scan_of(table: Table, batch_size: int = 3) -> Scan:
@@ -193,13 +202,58 @@ async def test_a_new_server_is_looked_at_from_the_start() -> None:
 
 
 async def test_rows_told_to_be_free_come_first_and_a_wake_up_is_not_forgotten() -> None:
-    class Told(Table):
-        async def claim_these(self, seqs: list[int], _lease_s: float) -> list[OutboxRow]:
-            return [OutboxRow("e", s, "q", "k", "{}", None, 1, datetime.now(UTC)) for s in seqs]
-
     table = Told()
     scan = scan_of(table)
     await take_all(scan)
     added = table.insert(committed=True)
     scan.free([77])
     assert await take_all(scan) == [77, added]
+
+
+async def test_keys_that_go_on_after_every_batch_do_not_starve_the_others() -> None:
+    table = Told()
+    scan = scan_of(table, batch_size=2)
+    await take_all(scan)
+    failed, first = table.insert(committed=True), table.insert(committed=False)
+    table.pending[failed] = 0.5
+    added = [table.insert(committed=True) for _ in range(4)]
+    table.now += 1.1
+    found: list[int] = []
+    for _ in range(8):
+        scan.free([77, 78])  # as a mark does that found the next ones of two keys
+        found += [row.seq for row in await scan.next()]
+    assert set(found) - {77, 78} == {failed, *added}
+    assert first in table.open
+    assert found.count(77) == 4
+
+
+async def test_an_outage_in_the_middle_of_a_sweep_does_not_put_off_the_next() -> None:
+    class Away(Table):
+        away = False
+
+        async def claim_from(self, seq: int, batch_size: int, lease_s: float) -> Claim:
+            self.now += 0.01
+            if self.away:
+                raise DatabaseUnavailableError("gone")
+            return await super().claim_from(seq, batch_size, lease_s)
+
+    table = Away()
+    scan = scan_of(table, batch_size=1)
+    for _ in range(20):
+        table.insert(committed=True)
+    await take_all(scan)
+    table.refresh()
+    await take_all(scan)  # all of them are behind the tail now
+    table.pending |= {3: 0.0, 12: 0.0}
+    table.floor.value = 3
+    table.now += 1.1
+    assert [row.seq for row in await scan.next()] == [3]
+    table.away = True
+    with pytest.raises(DatabaseUnavailableError):
+        await scan.next()
+    table.now += 60
+    table.away = False
+    assert await take_all(scan) == [12]
+    table.pending[5] = 0.0
+    table.now += 1.1
+    assert await take_all(scan) == [5]

@@ -14,48 +14,18 @@ import logging
 import random
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 from onceproof import metrics
 from onceproof.crashpoints import RELAY_AFTER_PUBLISH, RELAY_BEFORE_PUBLISH, crash_points
 from onceproof.errors import TransientError
+from onceproof.linger import Linger
 from onceproof.outbox.dispatch import Dispatcher
 from onceproof.outbox.scan import Scan
+from onceproof.outbox.settings import RelaySettings
 from onceproof.outbox.store import OutboxRow, OutboxStore, RowResult
 from onceproof.ports import HealthListener, Publisher
 
 logger = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True, slots=True)
-class RelaySettings:
-    """How a relay works.
-
-    Args:
-        batch_size: rows per claim. Several broker batches, so that their requests overlap.
-        batches_in_flight: claimed batches that are sent and marked at the same time. A broker that
-            takes nothing gets one at a time.
-        lease_s: seconds for which claimed rows are ours. Must exceed the broker's slowest answer, or
-            another relay sends them again meanwhile.
-        poll_s: seconds between looks at the whole table, for what nobody told of: rows that
-            committed late, failed and are due again, or whose lease ended. The wake-up is an
-            optimisation; this poll is what guarantees delivery. Where it takes long because very
-            many events of one key wait, it is made less often.
-        backoff_s: first delay of a failed row in seconds; it doubles with each attempt.
-        backoff_max_s: longest delay of a failed row.
-        database_backoff_s: pause in seconds when the database is away, or when not one row of a full
-            batch could be sent, which means that the broker is.
-        system: `messaging.system` in spans.
-    """
-
-    batch_size: int = 100
-    batches_in_flight: int = 4
-    lease_s: float = 30.0
-    poll_s: float = 1.0
-    backoff_s: float = 0.5
-    backoff_max_s: float = 60.0
-    database_backoff_s: float = 1.0
-    system: str = "aws_sqs"
 
 
 class Relay:
@@ -92,6 +62,8 @@ class Relay:
             self._settings.backoff_max_s,
             self._rng,
         )
+        self._linger = Linger(self._settings.linger_s)
+        self._hurry = asyncio.Event()
         self._failed_at: float | None = None
         self._broker_takes = False
         self._hold_back_s = 0.0
@@ -107,13 +79,14 @@ class Relay:
             lease_s=settings.lease_s,
             sweep_s=settings.poll_s,
         )
-        stopper = asyncio.create_task(_forward(stop, self._wakeup))
+        stopper = asyncio.create_task(_forward(stop, self._hurry, self._wakeup))
         batches: set[asyncio.Task[None]] = set()
         try:
             async with self._store.connected():
                 try:
                     while not stop.is_set():
                         self._wakeup.clear()
+                        self._hurry.clear()
                         if stop.is_set():
                             break
                         await self._step(scan, stop, batches)
@@ -159,22 +132,29 @@ class Relay:
             logger.warning("outbox not reachable, trying again: %s", error)
             await self._pause(stop, self._settings.database_backoff_s)
             return
+        self._linger.took(len(rows), time.monotonic())
         if rows:
             batches.add(asyncio.create_task(self._relay(rows, scan)))
         if not scan.unfinished:
             if not rows:
                 self._forget_failure()
             await self._pause(self._wakeup, self._settings.poll_s)
+            if self._wakeup.is_set():
+                await self._let_rows_gather()
         for batch in [batch for batch in batches if batch.done()]:
             batches.discard(batch)
             batch.result()
 
+    async def _let_rows_gather(self) -> None:
+        """Not for those that were told to be free: they have waited for the head of their key."""
+        delay_s = self._linger.delay_s(time.monotonic())
+        if delay_s and not _is_armed():
+            await _wait(self._hurry, delay_s)
+
     def _capacity(self) -> int:
         # Behind an armed crash point a kill must leave nothing but its own batch half done: whoever
         # armed it wants to see what this one step leaves behind.
-        if not self._broker_takes or crash_points.is_armed(
-            RELAY_BEFORE_PUBLISH, RELAY_AFTER_PUBLISH
-        ):
+        if not self._broker_takes or _is_armed():
             return 1
         return self._settings.batches_in_flight
 
@@ -188,6 +168,7 @@ class Relay:
             return
         if freed:
             scan.free(freed)
+            self._hurry.set()
             self._wakeup.set()
 
     async def _send(self, rows: Sequence[OutboxRow]) -> list[RowResult]:
@@ -222,9 +203,14 @@ class Relay:
         await _wait(until, seconds * self._rng.uniform(0.8, 1.2))
 
 
-async def _forward(stop: asyncio.Event, wakeup: asyncio.Event) -> None:
+def _is_armed() -> bool:
+    return crash_points.is_armed(RELAY_BEFORE_PUBLISH, RELAY_AFTER_PUBLISH)
+
+
+async def _forward(stop: asyncio.Event, *events: asyncio.Event) -> None:
     await stop.wait()
-    wakeup.set()
+    for event in events:
+        event.set()
 
 
 async def _wait(event: asyncio.Event, timeout_s: float) -> None:

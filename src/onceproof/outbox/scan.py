@@ -4,7 +4,8 @@ A pass goes from the tail to the end of the table, one batch after the other; wh
 the next pass starts from the new tail. What a pass may have missed lies before the tail: rows that
 committed late, whose lease ended, that failed and are due again. A sweep looks for these from the floor
 up to the tail, every now and then and between the batches of a pass, however long that takes. A row that
-waited for the head of its key is told by whoever marks that head, and needs neither.
+waited for the head of its key is told by whoever marks that head, and needs neither; such rows take
+turns with the others, for there may be some after every batch.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from typing import Final
 from onceproof.outbox.store import OutboxRow, OutboxStore
 
 _SWEEP_SHARE: Final = 10
-"""A sweep that takes long is made again after so many times its duration."""
+"""A sweep that keeps the database busy long is made again after so many times that."""
 
 
 class Scan:
@@ -53,9 +54,10 @@ class Scan:
         self._complete_at_start = 0
         self._sweep: int | None = None
         self._sweep_until = 0
-        self._sweep_started = 0.0
+        self._sweep_took_s = 0.0
         self._sweep_due = 0.0
         self._turn_of_sweep = True
+        self._turn_of_freed = True
 
     @property
     def unfinished(self) -> bool:
@@ -73,11 +75,13 @@ class Scan:
             TransientError: nothing is known to be claimed. Rows that were, come back with the sweep.
         """
         self._ahead = True  # whoever asks may have been told of new rows
-        if self._freed:
+        if self._freed and self._turn_of_freed:
+            self._turn_of_freed = False
             seqs = [self._freed.popleft() for _ in range(min(len(self._freed), self._batch_size))]
             rows = await self._store.claim_these(seqs, self._lease_s)
             if rows:
                 return rows
+        self._turn_of_freed = True
         self._begin_sweep()
         self._turn_of_sweep = self._sweep is not None and (
             self._turn_of_sweep or self._position is None
@@ -108,14 +112,17 @@ class Scan:
         if self._sweep is not None or self._clock() < self._sweep_due:
             return
         self._sweep_until = self._tail if self._position is None else self._position
-        self._sweep, self._sweep_started = 0, self._clock()
+        self._sweep, self._sweep_took_s = 0, 0.0
 
     async def _look_back(self) -> list[OutboxRow]:
         assert self._sweep is not None  # noqa: S101 - for the type checker
+        asked = self._clock()
         found = await self._store.claim_from(self._sweep, self._batch_size, self._lease_s)
+        now = self._clock()
+        # Nothing but that: what lies between two looks is the broker's time, or an outage.
+        self._sweep_took_s += now - asked
         self._sweep = found.next_seq
         if self._sweep is None or self._sweep >= self._sweep_until:
-            now = self._clock()
-            pause_s = max(self._sweep_s, _SWEEP_SHARE * (now - self._sweep_started))
+            pause_s = max(self._sweep_s, _SWEEP_SHARE * self._sweep_took_s)
             self._sweep, self._sweep_due = None, now + pause_s
         return found.rows

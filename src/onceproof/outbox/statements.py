@@ -80,12 +80,22 @@ CLAIM_THESE: Final = _CLAIM.format(
     picked=_PICK_THESE.format(is_free=_IS_FREE), next_seq="NULL::bigint"
 )
 
+# The first unpublished row behind each of some rows of a key, which is at its head when these were sent.
+_BEHIND: Final = """
+    SELECT behind.seq FROM {sent} AS sent CROSS JOIN LATERAL (
+        SELECT o.seq FROM onceproof.outbox AS o
+        WHERE o.key = sent.key AND o.destination = sent.destination
+          AND o.seq > sent.seq AND o.published_at IS NULL
+        ORDER BY o.seq LIMIT 1) AS behind
+"""
+
 # One statement for the whole batch. The last error stays when the row is sent at last: it explains the
 # attempts. `published` is true whoever marks it: it was sent. A failure is only recorded by the claim
 # that made it, lest a late loser take a row back from a newer claim.
 #
-# Returned are the rows that became the head of their key by this: they were passed over meanwhile.
-MARK: Final = """
+# Returned are the rows that became the head of their key by this: they were passed over meanwhile. What
+# is committed while this runs is not among them; see `OutboxStore.mark`.
+_MARK: Final = """
     WITH marked AS (
         UPDATE onceproof.outbox AS o
         SET published_at = CASE WHEN r.error IS NULL THEN clock_timestamp() END,
@@ -98,13 +108,16 @@ MARK: Final = """
           AND (r.error IS NULL OR o.attempts = r.attempts)
         RETURNING o.key, o.destination, o.seq, o.published_at
     )
-    SELECT behind.seq FROM marked CROSS JOIN LATERAL (
-        SELECT o.seq FROM onceproof.outbox AS o
-        WHERE o.key = marked.key AND o.destination = marked.destination
-          AND o.seq > marked.seq AND o.published_at IS NULL
-        ORDER BY o.seq LIMIT 1) AS behind
-    WHERE marked.published_at IS NOT NULL
+    {behind}
 """
+MARK: Final = _MARK.format(
+    behind=_BEHIND.format(sent="(SELECT * FROM marked WHERE published_at IS NOT NULL)")
+)
+
+# $1 keys, $2 destinations, $3 seqs.
+BEHIND: Final = _BEHIND.format(
+    sent="(SELECT * FROM unnest($1::text[], $2::text[], $3::bigint[]) AS s (key, destination, seq))"
+)
 
 # $1 cap.
 PENDING: Final = """

@@ -63,6 +63,7 @@ async def relay(runtime: Runtime[RelayServiceSettings]) -> None:
                         batches_in_flight=settings.batches_in_flight,
                         lease_s=settings.lease_s,
                         poll_s=settings.poll_s,
+                        linger_s=settings.linger_s,
                         backoff_s=settings.backoff_s,
                         backoff_max_s=settings.backoff_max_s,
                     ),

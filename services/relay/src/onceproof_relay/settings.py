@@ -21,6 +21,8 @@ class RelayServiceSettings(ServiceSettings):
     """Claimed batches that are sent and marked at the same time."""
     lease_s: float = Field(default=30.0, gt=0)
     poll_s: float = Field(default=1.0, gt=0)
+    linger_s: float = Field(default=0.01, ge=0, le=60)
+    """How long rows may gather at most when they come in a steady stream; 0: never."""
     backoff_s: float = Field(default=0.5, gt=0)
     backoff_max_s: float = Field(default=60.0, gt=0)
     retention_s: float = Field(default=86400.0, ge=0)
