@@ -1,8 +1,8 @@
-"""How long who has caught up with a stream lets it gather, so that a request to the broker is not for one.
+"""How long who has caught up with a stream lets it gather, so that a request is not for one.
 
 A relay that is woken by every few of a steady stream of commits would claim and send one or two rows at
-a time, and a consumer would receive one or two messages: as many requests as events, each of them paid
-for, with a transaction for each. A few milliseconds later the same request takes ten.
+a time, and a consumer would receive and ack one or two messages: as many requests as events, each of
+them paid for, with a transaction for each. A few milliseconds later the same request takes ten.
 
 An event that comes alone must not wait for others that do not come. So the pause follows from how many
 came lately: as long as they take to fill a request, and none where hardly a second would come.

@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
@@ -17,6 +18,7 @@ from opentelemetry.trace import Link, SpanContext
 from onceproof import metrics
 from onceproof.consumer.inflight import InHand
 from onceproof.consumer.tracing import identity
+from onceproof.linger import Linger
 from onceproof.ports import SettleResult, Subscriber
 from onceproof.telemetry import (
     BATCH_COUNT,
@@ -45,7 +47,7 @@ class Ack:
 
 
 class Acker:
-    """Collects acks and sends them in batches of ten, a smaller one after `linger_s` seconds.
+    """Collects acks and sends them in batches of ten, a smaller one after `linger_s` seconds at most.
 
     Several requests are in flight at once: with one, a broker that takes a while to answer would be
     what limits the consumer.
@@ -53,7 +55,7 @@ class Acker:
 
     def __init__(self, subscriber: Subscriber, *, linger_s: float, system: str) -> None:
         self._subscriber = subscriber
-        self._linger_s = linger_s
+        self._linger = Linger(linger_s, fill=BATCH)
         self._system = system
         self._waiting: list[Ack] = []
         self._sending: dict[asyncio.Task[None], list[Ack]] = {}
@@ -87,9 +89,10 @@ class Acker:
         try:
             while True:
                 await self._some.wait()
-                if len(self._waiting) < BATCH:
+                pause_s = self._linger.delay_s(time.monotonic())
+                if len(self._waiting) < BATCH and pause_s:
                     with contextlib.suppress(TimeoutError):
-                        async with asyncio.timeout(self._linger_s):
+                        async with asyncio.timeout(pause_s):
                             await self._full.wait()
                 await self._requests.acquire()
                 # Full requests now; what is left over waits for company.
@@ -98,6 +101,7 @@ class Acker:
                 if not batch:  # a flush was faster
                     self._requests.release()
                     continue
+                self._linger.took(len(batch), time.monotonic())
                 request = asyncio.create_task(self._send(batch), name="ack")
                 self._sending[request] = batch
                 request.add_done_callback(self._answered)

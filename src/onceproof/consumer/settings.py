@@ -31,7 +31,8 @@ class ConsumerSettings:
             effect in SQL is bounded by its connections' `statement_timeout_s` instead.
         backoff_s: first delay before a failed message comes again; it doubles with each attempt.
         backoff_max_s: longest such delay.
-        ack_linger_s: how long an ack may wait for company, in seconds.
+        ack_linger_s: how long an ack of a steady stream may wait for company, in seconds; one that comes
+            alone does not.
         drain_timeout_s: seconds for handlers to finish after a stop; a pod's grace period must be
             15 s longer at least, for the last requests to a broker that may be away.
         unavailable_backoff_s: pause in seconds when broker or database are away.
@@ -41,7 +42,7 @@ class ConsumerSettings:
 
     name: str
     concurrency: int = 10
-    prefetch: int = 10
+    prefetch: int = 20
     batch_size: int = 10
     receives: int = 4
     linger_s: float = 0.01
@@ -51,7 +52,7 @@ class ConsumerSettings:
     handler_timeout_s: float = 300.0
     backoff_s: float = 1.0
     backoff_max_s: float = 300.0
-    ack_linger_s: float = 0.01
+    ack_linger_s: float = 0.03
     drain_timeout_s: float = 20.0
     unavailable_backoff_s: float = 1.0
     system: str = "aws_sqs"

@@ -21,7 +21,7 @@ class ConsumerServiceSettings(ServiceSettings):
     provider_timeout_s: float = Field(default=10.0, gt=0)
     """For one request to the payment provider; below the visibility timeout."""
     concurrency: int = Field(default=10, ge=1)
-    prefetch: int = Field(default=10, ge=0)
+    prefetch: int = Field(default=20, ge=0)
     receives: int = Field(default=4, ge=1)
     """Receive requests in flight at most, while they come back full."""
     wait_s: float = Field(default=20.0, ge=0, le=20)
