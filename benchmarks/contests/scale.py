@@ -17,7 +17,8 @@ from benchmarks.queue_ceiling import NoOpConsumer
 from benchmarks.sides import SideContender
 from benchmarks.through_queue import ThroughQueue
 
-_ORDERS: Final = 20_000
+_ORDERS: Final = 100_000
+_FEW: Final = 20_000
 _CHURN: Final = 100_000
 _GOAL: Final = 0.9
 _PROCESSES: Final = (1, 2, 4)
@@ -85,7 +86,7 @@ def contests(*, outbox_rows: int, inbox_rows: int) -> list[Contest]:
     behind, held, free = f"{outbox_rows} published", "xmin held", "xmin free"
     churn = min(outbox_rows, _CHURN)
     backlogs = {
-        few: Load(_ORDERS, at_once=SMALL),
+        few: Load(_FEW, at_once=SMALL),
         short: Load(_ORDERS),
         long: Load(_ORDERS, pending=outbox_rows),
     }
