@@ -94,7 +94,7 @@ _BEHIND: Final = """
 # that made it, lest a late loser take a row back from a newer claim.
 #
 # Returned are the rows that became the head of their key by this: they were passed over meanwhile. What
-# is committed while this runs is not among them; see `OutboxStore.mark`.
+# is committed while this runs is not among them; see `BEHIND`.
 _MARK: Final = """
     WITH marked AS (
         UPDATE onceproof.outbox AS o
@@ -114,7 +114,7 @@ MARK: Final = _MARK.format(
     behind=_BEHIND.format(sent="(SELECT * FROM marked WHERE published_at IS NOT NULL)")
 )
 
-# $1 keys, $2 destinations, $3 seqs.
+# For rows that were marked by a statement before. $1 keys, $2 destinations, $3 seqs.
 BEHIND: Final = _BEHIND.format(
     sent="(SELECT * FROM unnest($1::text[], $2::text[], $3::bigint[]) AS s (key, destination, seq))"
 )
