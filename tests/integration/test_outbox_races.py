@@ -11,7 +11,7 @@ from sqlalchemy.engine import make_url
 from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession
 
 from onceproof.events import Event
-from onceproof.outbox import OutboxStore, Relay, RelaySettings, RowResult, append
+from onceproof.outbox import OutboxStore, Relay, RelaySettings, RowResult, append, statements
 from onceproof.outbox.store import Claim
 from onceproof.ports import Outgoing, SendResult
 from onceproof.postgres import create_engine
@@ -141,3 +141,50 @@ async def test_who_asks_behind_a_mark_is_told_of_keys_that_were_sent_only(
         await add(engine, key=key)
     assert await store.behind(results) == [4]
     assert await store.behind(results[1:]) == []
+
+
+async def test_a_row_set_back_by_hand_is_watched_though_it_is_below_the_floor(
+    engine: AsyncEngine, store: OutboxStore, raw: asyncpg.Connection
+) -> None:
+    store.floor.refresh_s = 0
+    await add(engine)
+    rows = (await store.claim_from(0, 10, 30)).rows
+    await store.mark([RowResult(row, "m") for row in rows])
+    await store.claim_from(0, 10, 30)
+    assert store.floor.value == 2
+    await raw.execute(
+        "UPDATE onceproof.outbox SET published_at = NULL, available_at = '-infinity', "
+        "created_at = created_at - interval '1 hour'"
+    )
+    assert (await store.claim_from(0, 10, 30)).rows == []  # not before the floor is found out anew
+    pending, oldest_age_s = await store.pending()
+    assert pending == 1
+    assert oldest_age_s >= 3600
+
+
+async def test_there_is_no_floor_where_sessions_keep_sequence_numbers_for_later(
+    engine: AsyncEngine, store: OutboxStore, raw: asyncpg.Connection
+) -> None:
+    await raw.execute("ALTER TABLE onceproof.outbox ALTER COLUMN seq SET CACHE 10")
+    await add(engine)  # takes 1 to 10 for its session
+    rows = (await store.claim_from(0, 10, 30)).rows
+    await store.mark([RowResult(row, "m") for row in rows])
+    await store.claim_from(0, 10, 30)
+    assert store.floor.value == 0
+
+
+async def test_a_role_that_may_not_read_the_sequence_gets_no_error(
+    engine: AsyncEngine, raw: asyncpg.Connection
+) -> None:
+    await add(engine)
+    assert await raw.fetchval(statements.LAST_SEQ) == 1
+    transaction = raw.transaction()
+    await transaction.start()
+    try:
+        await raw.execute("CREATE ROLE table_rights_only")
+        await raw.execute("GRANT USAGE ON SCHEMA onceproof TO table_rights_only")
+        await raw.execute("GRANT SELECT, UPDATE, DELETE ON onceproof.outbox TO table_rights_only")
+        await raw.execute("SET LOCAL ROLE table_rights_only")
+        assert await raw.fetchval(statements.LAST_SEQ) is None
+    finally:
+        await transaction.rollback()
