@@ -22,8 +22,9 @@ from onceproof.postgres import Connection, Connections, translated
 PENDING_COUNT_CAP: Final = 100_000
 """Rows counted at most, so that watching a large backlog stays cheap."""
 WINDOW: Final = 10_000
-"""Sequence numbers that one statement looks at, at most: a long row of events that wait for the head of
-their key is walked in pieces."""
+"""Sequence numbers among which one statement looks for rows to claim: a long row of events that wait for
+the head of their key is walked in pieces. To find where the next piece begins is one step in the index,
+except over published rows that vacuum may not remove yet."""
 
 
 class OutboxRow(NamedTuple):
