@@ -13,6 +13,8 @@ from benchmarks.database import Database
 from benchmarks.elasticmq import QueueServer, elasticmq
 from benchmarks.figures import InvalidRunError, Sample
 from benchmarks.metering import BROKER
+from benchmarks.queue_ceiling import warm_up
+from benchmarks.queue_content import sqs_client
 from onceproof.errors import OnceproofError
 
 
@@ -75,6 +77,10 @@ class Bench:
                 self._queue = await self._stack.enter_async_context(elasticmq(self._sqs_endpoint))
             except NotRunError as error:
                 self._queue = error
+            else:
+                self.say("warming ElasticMQ up")
+                async with sqs_client(self._queue.endpoint) as client:
+                    await warm_up(client)
         if isinstance(self._queue, NotRunError):
             raise self._queue
         self.where.meter.watch_always(BROKER, self._queue.pid)

@@ -6,7 +6,7 @@ import sys
 from contextlib import AsyncExitStack
 from dataclasses import replace
 from datetime import datetime
-from typing import Any
+from typing import Any, Final
 
 from benchmarks.bench import Bench
 from benchmarks.end_to_end import worker_environment
@@ -17,7 +17,8 @@ from benchmarks.peers.queues import charged, charged_sample, empty, round_orders
 from benchmarks.queue_ceiling import publish
 from benchmarks.queue_content import fresh_queue
 
-_WARM_UP = 1000
+_WARM_UP: Final = 1000
+_LONG_WARM_UP: Final = 10000
 
 
 class Consumers:
@@ -38,7 +39,8 @@ class Consumers:
 
     async def prepare(self) -> None:
         """Warm up, and find out how many orders fill the time of a run."""
-        warm = await self.run(_WARM_UP)
+        await self.run(_WARM_UP)
+        warm = await self.run(_LONG_WARM_UP)
         self._orders = round_orders(warm.orders_per_s * self._at.scale.seconds)
 
     async def measure(self, repeat: int) -> Sample:

@@ -43,6 +43,11 @@ class Counting(Connections):
         self.lent += 1
         return await super().run(use)
 
+    async def close(self) -> None:
+        """Close what is idle, so that the server reports all of its work; the next run opens others."""
+        await self.__aexit__(None, None, None)
+        await self.__aenter__()
+
 
 class Ours:
     """The library's consumer with an effect that inserts the charge.

@@ -27,6 +27,7 @@ from benchmarks.sqs_requests import RequestCounter
 
 _STUCK_S: Final = 90.0
 _WARM_UP: Final = 300
+_LONG_WARM_UP: Final = 3000
 _ROOT: Final = Path(__file__).resolve().parent.parent
 
 
@@ -48,7 +49,8 @@ class EndToEnd:
 
     async def prepare(self) -> None:
         """Warm up, and find out how many orders fill the time of a run."""
-        warm = await self.run(_WARM_UP)
+        await self.run(_WARM_UP)
+        warm = await self.run(_LONG_WARM_UP)
         self._orders = round_orders(warm.orders_per_s * self._at.scale.seconds)
 
     async def measure(self, repeat: int) -> Sample:

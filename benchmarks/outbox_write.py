@@ -11,13 +11,12 @@ import time
 from typing import Final, cast
 from uuid import uuid4
 
-from sqlalchemy.ext.asyncio import AsyncEngine
-
 from benchmarks.database import Database
 from benchmarks.figures import InvalidRunError, Sample
 from benchmarks.latency import Latency
 from benchmarks.null_broker import ORDER_BYTES
 from onceproof.events import Event
+from onceproof.postgres import Connections
 from onceproof_producer.dual_write import DirectPublisher
 from onceproof_producer.orders import Orders
 from onceproof_producer.validation import OrderRequest
@@ -36,13 +35,13 @@ class OrderWrites:
 
     Args:
         where: the database.
-        engine: of the producer.
+        connections: of the producer.
     """
 
-    def __init__(self, where: Database, engine: AsyncEngine) -> None:
+    def __init__(self, where: Database, connections: Connections) -> None:
         self._where = where
-        self._outbox = Orders(engine, _QUEUE)
-        self._bare = Orders(engine, _QUEUE, direct=cast("DirectPublisher", _Nowhere()))
+        self._outbox = Orders(connections, _QUEUE)
+        self._bare = Orders(connections, _QUEUE, direct=cast("DirectPublisher", _Nowhere()))
 
     async def measure(self, orders: int) -> Sample:
         """Write `orders` orders of each kind; `values` has p50 and p99 of both in ms, and the ratio.

@@ -8,76 +8,65 @@ from __future__ import annotations
 
 import asyncio
 import os
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from functools import partial
 from typing import Final
 
-from sqlalchemy import text
+from sqlalchemy.ext.asyncio import AsyncEngine
 
 from benchmarks.charge import CHARGE
 from benchmarks.null_broker import DUPLICATE_EVERY, order_event
 from benchmarks.peers.work import PRODUCERS, main, produce, say, until_closed, wait_for_go
 from onceproof.brokers.sqs import SqsBroker
 from onceproof.consumer import Consumer, ConsumerSettings
-from onceproof.events import Event
-from onceproof.outbox import Waker, appended_with, outbox_parameters
-from onceproof.postgres import Connections, create_engine
+from onceproof.outbox import SqlWrite, Waker
+from onceproof.postgres import Connection, Connections, create_engine
 from onceproof.service import alongside
 
-_CONSUMERS: Final = 8
-_BATCH: Final = 10
-_INSERT_ORDER: Final = text(
-    appended_with("""
-        INSERT INTO orders (order_id, amount, currency, event_id)
-        VALUES (:order_id, :amount, :currency, :event_id) RETURNING true
-    """)
-)
+_CONSUMERS: Final = 4
+_BATCH: Final = 50
+_PLACE: Final = """
+    INSERT INTO orders (order_id, amount, currency, event_id)
+    SELECT key, CAST(data->>'amount' AS bigint), data->>'currency', event_id FROM request
+    RETURNING 1
+"""
 # The same event once more, under an id of its own: what a relay that died after a send leaves.
-_AGAIN: Final = text("""
+_AGAIN: Final = """
     INSERT INTO onceproof.outbox (id, destination, key, type, payload, traceparent)
     SELECT id || '-again', destination, key, type, payload, traceparent
-    FROM onceproof.outbox WHERE id = :id
-""")
+    FROM onceproof.outbox WHERE id = $1
+"""
 
 
 async def enqueue() -> None:
     """Write the orders with their events."""
-    queue = os.environ["BENCH_QUEUE"]
-    engine = create_engine(
-        os.environ["BENCH_DSN"], application_name="bench-producer", pool_size=PRODUCERS + 1
-    )
-    waker = Waker(engine)
+    async with (
+        _connections("bench-producer", PRODUCERS) as (engine, connections),
+        alongside((waker := Waker(engine)).run()),
+    ):
+        orders = SqlWrite(connections, _PLACE, os.environ["BENCH_QUEUE"])
 
-    async def one(number: int) -> None:
-        event: Event = order_event(number)
-        async with engine.begin() as connection:
-            await connection.execute(
-                _INSERT_ORDER,
-                {
-                    "order_id": event.key,
-                    "amount": event.data["amount"],
-                    "currency": event.data["currency"],
-                    "event_id": event.id,
-                    **outbox_parameters(event, queue),
-                },
-            )
+        async def one(number: int) -> None:
+            event = await orders.write(order_event(number))
             if number % DUPLICATE_EVERY == 0:
-                await connection.execute(_AGAIN, {"id": event.id})
-        waker.wake()
+                await connections.run(partial(_again, event.id))
+            waker.wake()
 
-    async with alongside(waker.run()):
         say("ready")
         await asyncio.to_thread(wait_for_go)
         await produce(one)
-    await engine.dispose()
+
+
+async def _again(event_id: str, connection: Connection) -> None:
+    await connection.execute(_AGAIN, event_id)
 
 
 async def work(*, at_once: bool = True) -> None:
     """Consume until stdin is closed, at once or after the word."""
     stop = asyncio.Event()
     async with (
-        Connections(
-            os.environ["BENCH_DSN"], application_name="bench-consumer", size=_CONSUMERS
-        ) as connections,
+        _connections("bench-consumer", _CONSUMERS) as (_, connections),
         SqsBroker.connect(
             endpoint_url=os.environ["BENCH_SQS_ENDPOINT"], region=os.environ["AWS_REGION"]
         ) as broker,
@@ -99,6 +88,14 @@ async def work(*, at_once: bool = True) -> None:
         await until_closed()
         stop.set()
         await running
+
+
+@asynccontextmanager
+async def _connections(name: str, size: int) -> AsyncIterator[tuple[AsyncEngine, Connections]]:
+    engine = create_engine(os.environ["BENCH_DSN"], application_name=name, pool_size=size + 1)
+    async with Connections(engine, size=size) as connections:
+        yield engine, connections
+    await engine.dispose()
 
 
 if __name__ == "__main__":

@@ -1,7 +1,6 @@
 """The producer's order write in pgbench, with and without the outbox row: what the row costs Postgres.
 
-The statements are the producer's own, each a round trip as it makes them: BEGIN, the order with its
-outbox row or alone, COMMIT.
+The statement is the producer's own: idempotency key, order, outbox row and answer in one round trip.
 """
 
 from __future__ import annotations
@@ -9,11 +8,12 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Final
 
-from benchmarks.ceiling import Script, run_pgbench, transaction, with_values
+from benchmarks.ceiling import Script, run_pgbench, with_arguments
 from benchmarks.database import Database
 from benchmarks.figures import InvalidRunError, Sample
 from benchmarks.null_broker import order_event
-from onceproof_producer.orders import _INSERT, _INSERT_AND_APPEND
+from onceproof.outbox.intake import accept
+from onceproof_producer.orders import PLACE
 
 _NEXT: Final = "\\set i :i + 1\n\\set n :client_id * 1000000000 + :i\n"
 _ORDER_ID: Final = "'o-' || lpad(CAST(:n AS text), 12, '0')"
@@ -42,7 +42,9 @@ class OrderWrite:
         Raises:
             InvalidRunError: an order has no outbox row, or a row no order.
         """
-        await self._where.connection.execute("TRUNCATE orders, onceproof.outbox")
+        await self._where.connection.execute(
+            "TRUNCATE orders, onceproof.outbox, onceproof.idempotency_keys"
+        )
         await self._where.settle("orders", "onceproof.outbox")
         done = await run_pgbench(
             self._pgbench, self._where, [Script(_script(outbox=self._outbox))],
@@ -64,21 +66,9 @@ class OrderWrite:
 def _script(*, outbox: bool) -> str:
     event = order_event(0)
     payload = event.encode().decode().replace("'", "''")
-    order = {"order_id": _ORDER_ID, "amount": "1999", "currency": "'EUR'", "event_id": _EVENT_ID}
-    row = {
-        "outbox_id": _EVENT_ID,
-        "outbox_destination": "'orders'",
-        "outbox_key": _ORDER_ID,
-        "outbox_type": f"'{event.type}'",
-        "outbox_payload": f"'{_without_colons(payload)}'",
-        "outbox_traceparent": f"'{event.traceparent}'",
-    }
-    statement = (
-        with_values(_INSERT_AND_APPEND, order | row) if outbox else with_values(_INSERT, order)
-    )
-    return _NEXT + transaction(statement)
-
-
-def _without_colons(text: str) -> str:
-    """Without what pgbench takes for variables, in strings as well; the length stays."""
-    return text.replace(":", ";")
+    event_values = [
+        _EVENT_ID, _ORDER_ID, f"'{event.type}'", f"'{payload}'", f"'{event.traceparent}'", "'orders'",
+    ]  # fmt: skip
+    key_values = [":n", "'POST /orders'", _ORDER_ID, "'\\x00'", "201", "'{}'", f"'{payload}'"]
+    statement = accept(PLACE, append=outbox)
+    return f"{_NEXT}{with_arguments(statement, [*event_values, *key_values])};\n"

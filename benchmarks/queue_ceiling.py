@@ -19,6 +19,8 @@ from benchmarks.null_broker import ORDER_BYTES, deliveries, order_event
 from benchmarks.queue_content import BATCH, IN_FLIGHT, fresh_queue, until_filled
 
 _STUCK_S: Final = 120.0
+_WARM_UP: Final = 10_000
+_ROUNDS: Final = 4
 _REQUEST_BYTES: Final = 250_000
 """What a request may hold; SQS takes 256 KiB, with the attributes."""
 
@@ -98,34 +100,53 @@ class NoOpConsumer:
         bodies = [message.body.decode() for message in deliveries(orders, size=self._size)]
         async with fresh_queue(self._client) as (_, url):
             await publish(self._client, url, bodies)
-            requests = itertools.count()
-            seen: list[str] = []
             await self._where.meter.start()
             cpu, started = time.process_time(), time.perf_counter()
-
-            async def receive() -> None:
-                while len(seen) < len(bodies):
-                    answer = await self._client.receive_message(
-                        QueueUrl=url, MaxNumberOfMessages=BATCH, WaitTimeSeconds=0
-                    )
-                    next(requests)
-                    messages = answer.get("Messages", [])
-                    if not messages:
-                        continue
-                    seen.extend(message["MessageId"] for message in messages)
-                    await self._client.delete_message_batch(
-                        QueueUrl=url,
-                        Entries=[
-                            {"Id": str(i), "ReceiptHandle": message["ReceiptHandle"]}
-                            for i, message in enumerate(messages)
-                        ],
-                    )
-                    next(requests)
-
-            async with asyncio.timeout(_STUCK_S):
-                await asyncio.gather(*(receive() for _ in range(IN_FLIGHT)))
+            requests = await receive_and_delete(self._client, url, len(bodies))
             seconds, cpu = time.perf_counter() - started, time.process_time() - cpu
             await self._where.meter.stop()
-        if len(set(seen)) != len(seen):
-            raise InvalidRunError(f"{len(seen)} messages came, {len(set(seen))} of them different")
-        return Sample(orders, seconds, cpu, 0, sqs_requests={"all": next(requests)})
+        return Sample(orders, seconds, cpu, 0, sqs_requests={"all": requests})
+
+
+async def receive_and_delete(client: Any, url: str, messages: int) -> int:  # noqa: ANN401
+    """Receive and delete so many messages, ten a request; the number of requests.
+
+    Raises:
+        InvalidRunError: not each message came exactly once.
+    """
+    requests = itertools.count()
+    seen: list[str] = []
+
+    async def loop() -> None:
+        while len(seen) < messages:
+            answer = await client.receive_message(
+                QueueUrl=url, MaxNumberOfMessages=BATCH, WaitTimeSeconds=0
+            )
+            next(requests)
+            found = answer.get("Messages", [])
+            if not found:
+                continue
+            seen.extend(message["MessageId"] for message in found)
+            await client.delete_message_batch(
+                QueueUrl=url,
+                Entries=[
+                    {"Id": str(i), "ReceiptHandle": message["ReceiptHandle"]}
+                    for i, message in enumerate(found)
+                ],
+            )
+            next(requests)
+
+    async with asyncio.timeout(_STUCK_S):
+        await asyncio.gather(*(loop() for _ in range(IN_FLIGHT)))
+    if len(set(seen)) != len(seen):
+        raise InvalidRunError(f"{len(seen)} messages came, {len(set(seen))} of them different")
+    return next(requests)
+
+
+async def warm_up(client: Any) -> None:  # noqa: ANN401
+    """Have a server on a JVM compile what will be timed, which takes it some ten thousand messages."""
+    bodies = [message.body.decode() for message in deliveries(_WARM_UP)]
+    for _ in range(_ROUNDS):
+        async with fresh_queue(client) as (_, url):
+            await publish(client, url, bodies)
+            await receive_and_delete(client, url, len(bodies))

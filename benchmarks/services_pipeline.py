@@ -29,6 +29,7 @@ from onceproof.postgres import upgrade
 
 _CLIENTS: Final = 16
 _WARM_UP: Final = 300
+_LONG_WARM_UP: Final = 1000
 _STUCK_S: Final = 120.0
 _ROLES: Final = ("producer", "relay", "consumer", "provider")
 
@@ -66,7 +67,8 @@ class ServicesPipeline:
     async def prepare(self) -> None:
         """Warm up, and find out how many orders fill the time of a run."""
         await upgrade(self._at.where.library_url(), "provider")
-        warm = await self.run(_WARM_UP)
+        await self.run(_WARM_UP)
+        warm = await self.run(_LONG_WARM_UP)
         self._orders = round_orders(warm.orders_per_s * self._at.scale.seconds)
 
     async def measure(self, repeat: int) -> Sample:

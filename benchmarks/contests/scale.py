@@ -81,7 +81,7 @@ def contests(*, outbox_rows: int, inbox_rows: int) -> list[Contest]:
         outbox_rows: pending, or published, rows of a large outbox.
         inbox_rows: rows of a large inbox.
     """
-    few, short, long = f"{SMALL} at a time", f"{_ORDERS} pending", f"{outbox_rows} pending"
+    few, short, long = f"{SMALL} at a time", f"{_ORDERS} pending", f"{outbox_rows} more"
     behind, held, free = f"{outbox_rows} published", "xmin held", "xmin free"
     churn = min(outbox_rows, _CHURN)
     backlogs = {

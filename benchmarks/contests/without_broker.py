@@ -101,8 +101,8 @@ async def _producer(at: Bench) -> AsyncIterator[Sequence[Contender]]:
 
 @asynccontextmanager
 async def _writes(at: Bench) -> AsyncIterator[Sequence[Contender]]:
-    async with engine_of(at) as engine:
-        yield [SideContender(at, "producer", OrderWrites(at.where, engine), leave=engine.dispose)]
+    async with connections_of(at) as connections:
+        yield [SideContender(at, "producer", OrderWrites(at.where, connections))]
 
 
 def contests() -> list[Contest]:

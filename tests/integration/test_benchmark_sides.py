@@ -73,8 +73,8 @@ async def sqs_client(sqs_endpoint: str) -> AsyncIterator[Any]:
 
 
 @pytest.fixture
-async def connections(database_url: str) -> AsyncIterator[Counting]:
-    async with Counting(database_url, application_name="test-bench", size=4) as connections:
+async def connections(engine: AsyncEngine) -> AsyncIterator[Counting]:
+    async with Counting(engine, size=4) as connections:
         yield connections
 
 
@@ -114,8 +114,8 @@ async def test_a_row_sent_twice_makes_a_run_invalid(where: Database, engine: Asy
         await require_all_published(where, 100, publisher.sent)
 
 
-async def test_writes_with_and_without_the_outbox(where: Database, engine: AsyncEngine) -> None:
-    sample = await OrderWrites(where, engine).measure(10)
+async def test_writes_with_and_without_the_outbox(where: Database, connections: Counting) -> None:
+    sample = await OrderWrites(where, connections).measure(10)
     assert sample.values["p50_ratio"] > 0
     with pytest.raises(InvalidRunError, match="found"):
         await outbox_write.require_written(where, orders=1, events=1)

@@ -24,7 +24,7 @@ from onceproof.crashpoints import (
 )
 from onceproof.events import Event
 from onceproof.ports import Outgoing, SendResult
-from onceproof.postgres import create_engine
+from onceproof.postgres import Connections, create_engine
 from onceproof.service.asgi import serve
 from onceproof_producer.app import create_app
 from onceproof_producer.dual_write import DirectPublisher
@@ -93,7 +93,7 @@ async def _place_naively(
     engine: AsyncEngine, publisher: RecordingPublisher, order: dict[str, Any]
 ) -> tuple[int, float]:
     before = metrics.publish_failures._value.get()
-    orders = Orders(engine, QUEUE, direct=DirectPublisher(publisher, QUEUE))
+    orders = Orders(Connections(engine), QUEUE, direct=DirectPublisher(publisher, QUEUE))
     async with (
         client_of(orders) as client,
         client.post("/orders", json=order, headers=headers()) as response,
@@ -143,7 +143,7 @@ async def test_a_crash_after_the_commit_loses_the_event_and_the_replay_does_not_
     engine: AsyncEngine, order: dict[str, Any], arm: Callable[[str, str], None]
 ) -> None:
     publisher = RecordingPublisher()
-    orders = Orders(engine, QUEUE, direct=DirectPublisher(publisher, QUEUE))
+    orders = Orders(Connections(engine), QUEUE, direct=DirectPublisher(publisher, QUEUE))
     arm(PRODUCER_AFTER_COMMIT, order["order_id"])
     same = headers()
     async with client_of(orders) as client:

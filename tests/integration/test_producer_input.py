@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from onceproof.postgres import create_engine
+from onceproof.postgres import Connections, create_engine
 from onceproof.service.asgi import serve
 from onceproof_producer.app import create_app
 from onceproof_producer.orders import Orders
@@ -47,7 +47,7 @@ async def engine(database_url: str) -> AsyncIterator[AsyncEngine]:
 
 @pytest.fixture
 async def client(engine: AsyncEngine) -> AsyncIterator[aiohttp.ClientSession]:
-    async with client_of(Orders(engine, QUEUE)) as client:
+    async with client_of(Orders(Connections(engine), QUEUE)) as client:
         yield client
 
 
@@ -194,7 +194,10 @@ async def test_an_internal_error_tells_nothing(engine: AsyncEngine) -> None:
         async def get(self, order_id: str) -> None:
             raise RuntimeError(f"secret about {order_id}")
 
-    async with client_of(Broken(engine, QUEUE)) as client, client.get("/orders/o-1") as response:
+    async with (
+        client_of(Broken(Connections(engine), QUEUE)) as client,
+        client.get("/orders/o-1") as response,
+    ):
         assert response.status == 500
         await problem(response)
         assert "secret" not in await response.text()

@@ -12,8 +12,8 @@ from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession
 
 from onceproof.crashpoints import RELAY_AFTER_PUBLISH, Armed, crash_points
 from onceproof.events import Event
+from onceproof.linger import Linger
 from onceproof.outbox import OutboxStore, Relay, RelaySettings, append
-from onceproof.outbox.linger import Linger
 from onceproof.ports import Outgoing, SendResult
 from onceproof.postgres import create_engine
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from onceproof.outbox.linger import Linger
+from onceproof.linger import Linger
 
 
 def after(linger: Linger, rows: int, every_s: float, claims: int = 20) -> float:
@@ -12,14 +12,14 @@ def after(linger: Linger, rows: int, every_s: float, claims: int = 20) -> float:
     now = 1000.0
     for _ in range(claims):
         now += every_s
-        linger.claimed(rows, now)
+        linger.took(rows, now)
     return now
 
 
 def test_nothing_is_known_at_first() -> None:
     linger = Linger(0.01)
     assert linger.delay_s(5.0) == 0
-    linger.claimed(1000, 5.0)  # a backlog, which came in the night
+    linger.took(1000, 5.0)  # a backlog, which came in the night
     assert linger.delay_s(5.0) == 0
 
 
@@ -56,7 +56,7 @@ def test_claims_that_find_nothing_lower_the_rate() -> None:
     assert linger.delay_s(now) > 0
     for _ in range(6):
         now += 0.01
-        linger.claimed(0, now)
+        linger.took(0, now)
     assert linger.delay_s(now) == 0
 
 

@@ -34,6 +34,7 @@ from onceproof.errors import (
     QueueNotFoundError,
 )
 from onceproof.events import Event
+from onceproof.linger import Linger
 from onceproof.ports import Delivery, HealthListener, Message, Subscriber
 from onceproof.postgres import Connections, translated
 from onceproof.telemetry import holding, receiving
@@ -92,6 +93,7 @@ class Consumer:
         )
         self._ready: asyncio.Queue[InHand] = asyncio.Queue()
         self._plenty = asyncio.Event()
+        self._linger = Linger(settings.linger_s, fill=_RECEIVE_BATCH)
         self._receives = 0
         self._working = 0
         self._idle = asyncio.Event()
@@ -189,6 +191,8 @@ class Consumer:
             if helps:
                 await self._plenty.wait()
             await self._acker.keeps_up()
+            if not self._plenty.is_set() and (pause_s := self._linger.delay_s(time.monotonic())):
+                await asyncio.sleep(pause_s)
             wanted = min(await self._in_flight.room(), _RECEIVE_BATCH)
             started = time.time_ns()
             self._in_flight.expect(wanted)
@@ -208,6 +212,7 @@ class Consumer:
             finally:
                 self._in_flight.expect(-wanted)
             self._on_health("broker", None)
+            self._linger.took(len(messages), time.monotonic())
             if len(messages) < wanted:
                 self._plenty.clear()
             else:

@@ -20,6 +20,8 @@ class ConsumerSettings:
         batch_size: messages per transaction when a set-based handler is given.
         receives: receive requests in flight at most. More than one only while they come back full, so a
             quiet queue costs one long poll at a time.
+        linger_s: seconds at most for which a steady stream is let gather before it is received, so that
+            a request brings ten messages; a message that comes alone does not wait. 0 turns it off.
         wait_s: long poll in seconds; SQS allows 20.
         visibility_s: visibility timeout in seconds that is asked for on receive. Longer means fewer
             duplicates, shorter means faster recovery after a crash.
@@ -42,6 +44,7 @@ class ConsumerSettings:
     prefetch: int = 10
     batch_size: int = 10
     receives: int = 4
+    linger_s: float = 0.01
     wait_s: float = 20.0
     visibility_s: float = 30.0
     heartbeat_s: float | None = None
@@ -61,6 +64,8 @@ class ConsumerSettings:
             raise ConfigurationError(
                 "concurrency, batch_size and receives start at 1, prefetch at 0"
             )
+        if self.linger_s < 0:
+            raise ConfigurationError("linger_s starts at 0")
         if not 0 <= self.wait_s <= 20:
             raise ConfigurationError("wait_s must be between 0 and 20 seconds (the limit of SQS)")
         if not 1 <= self.visibility_s <= 43200:

@@ -21,7 +21,7 @@ from onceproof.idempotency.keys import (
     fingerprint,
     parse_key,
 )
-from onceproof.idempotency.storage import StoredResponse, claim, delete_expired, store
+from onceproof.idempotency.storage import StoredResponse, claim, delete_expired, lock_id, store
 
 __all__ = [
     "MAX_KEY_CHARS",
@@ -32,6 +32,7 @@ __all__ = [
     "claim",
     "delete_expired",
     "fingerprint",
+    "lock_id",
     "parse_key",
     "store",
 ]

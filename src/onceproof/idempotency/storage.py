@@ -94,7 +94,7 @@ async def claim(
         DatabaseUnavailableError: nothing was claimed.
     """
     with translated():
-        if not await session.scalar(_LOCK, {"lock": _lock_id(scope, key)}):
+        if not await session.scalar(_LOCK, {"lock": lock_id(scope, key)}):
             raise KeyInProgressError
         # A statement of its own: its snapshot is taken after the lock, so it sees what the lock's
         # former holder committed.
@@ -154,7 +154,8 @@ async def delete_expired(
             return deleted
 
 
-def _lock_id(scope: str, key: str) -> int:
+def lock_id(scope: str, key: str) -> int:
+    """The advisory lock of whoever works on a request with this key."""
     # `person` keeps these apart from whatever else the database's users hash to advisory locks.
     digest = hashlib.blake2b(
         f"{scope}\0{key}".encode(), digest_size=8, person=b"onceproof.idem"

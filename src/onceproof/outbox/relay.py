@@ -19,8 +19,8 @@ from contextlib import suppress
 from onceproof import metrics
 from onceproof.crashpoints import RELAY_AFTER_PUBLISH, RELAY_BEFORE_PUBLISH, crash_points
 from onceproof.errors import TransientError
+from onceproof.linger import Linger
 from onceproof.outbox.dispatch import Dispatcher
-from onceproof.outbox.linger import Linger
 from onceproof.outbox.scan import Scan
 from onceproof.outbox.settings import RelaySettings
 from onceproof.outbox.store import OutboxRow, OutboxStore, RowResult
@@ -135,7 +135,7 @@ class Relay:
             logger.warning("outbox not reachable, trying again: %s", error)
             await self._pause(stop, self._settings.database_backoff_s)
             return
-        self._linger.claimed(len(rows), time.monotonic())
+        self._linger.took(len(rows), time.monotonic())
         if rows:
             batches.add(asyncio.create_task(self._relay(rows, scan)))
         if not scan.unfinished:

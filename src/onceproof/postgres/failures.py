@@ -53,6 +53,11 @@ def is_connection_failure(error: BaseException) -> bool:
     )
 
 
+def is_reply_lost(error: BaseException) -> bool:
+    """Whether the connection broke under a statement of the bare driver: it may have been done."""
+    return isinstance(error, asyncpg.PostgresConnectionError | asyncpg.InterfaceError | OSError)
+
+
 def is_retryable(error: BaseException) -> bool:
     """Whether the database was there but this transaction lost: deadlock, lock or statement timeout."""
     state = getattr(_driver_error(error), "sqlstate", None)

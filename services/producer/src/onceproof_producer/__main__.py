@@ -5,11 +5,12 @@ from __future__ import annotations
 import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from typing import Final
 
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from onceproof.outbox import Waker
-from onceproof.postgres import check, create_engine
+from onceproof.postgres import Connections, check, create_engine
 from onceproof.service import Runtime, alongside, run_service, watch_database
 from onceproof.service.asgi import serve
 from onceproof_producer.app import create_app
@@ -18,6 +19,9 @@ from onceproof_producer.expiry import expire_keys
 from onceproof_producer.orders import Orders
 from onceproof_producer.settings import ProducerSettings
 
+_OTHERS: Final = 2
+"""Connections beside those that write orders: for the duties, which may wait for each other."""
+
 
 async def run(runtime: Runtime[ProducerSettings]) -> None:
     """Serve orders until the runtime is told to stop."""
@@ -25,7 +29,7 @@ async def run(runtime: Runtime[ProducerSettings]) -> None:
     engine = create_engine(
         settings.database_url.get_secret_value(),
         application_name=settings.service_name,
-        pool_size=settings.pool_size,
+        pool_size=settings.pool_size + _OTHERS,
     )
     try:
         await runtime.until_ready("database", lambda: check(engine, "onceproof", "producer"))
@@ -33,7 +37,12 @@ async def run(runtime: Runtime[ProducerSettings]) -> None:
             watch_database(engine, runtime.health),
             expire_keys(engine, settings.idempotency_retention_s, settings.idempotency_cleanup_s),
         )
-        async with alongside(*duties), _orders(runtime, engine) as orders:
+        connections = Connections(engine, size=settings.pool_size)
+        async with (
+            alongside(*duties),
+            connections,
+            _orders(runtime, engine, connections) as orders,
+        ):
             await serve(
                 create_app(orders, max_body_bytes=settings.max_body_bytes),
                 settings.http_host,
@@ -47,7 +56,9 @@ async def run(runtime: Runtime[ProducerSettings]) -> None:
 
 
 @asynccontextmanager
-async def _orders(runtime: Runtime[ProducerSettings], engine: AsyncEngine) -> AsyncIterator[Orders]:
+async def _orders(
+    runtime: Runtime[ProducerSettings], engine: AsyncEngine, connections: Connections
+) -> AsyncIterator[Orders]:
     settings = runtime.settings
     if not settings.fixes.outbox:
         # Only here: a producer with an outbox needs no broker, nor the memory of its client.
@@ -57,13 +68,15 @@ async def _orders(runtime: Runtime[ProducerSettings], engine: AsyncEngine) -> As
             endpoint_url=settings.sqs_endpoint_url, region=settings.sqs_region
         ) as broker:
             await runtime.until_ready("broker", broker.subscriber(settings.queue).describe)
-            yield Orders(engine, settings.queue, direct=DirectPublisher(broker, settings.queue))
+            yield Orders(
+                connections, settings.queue, direct=DirectPublisher(broker, settings.queue)
+            )
     elif settings.notify:
         waker = Waker(engine)
         async with alongside(waker.run()):
-            yield Orders(engine, settings.queue, wake=waker.wake)
+            yield Orders(connections, settings.queue, wake=waker.wake)
     else:
-        yield Orders(engine, settings.queue)
+        yield Orders(connections, settings.queue)
 
 
 def main() -> int:

@@ -10,24 +10,16 @@ import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Final
+from typing import Any, Final
 
 from opentelemetry import trace
-from sqlalchemy import text
-from sqlalchemy.exc import DBAPIError
-from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession
 
 from onceproof.crashpoints import PRODUCER_AFTER_COMMIT, crash_point
-from onceproof.errors import (
-    DatabaseUnavailableError,
-    OutcomeUnknownError,
-    PermanentError,
-    TransientError,
-)
+from onceproof.errors import PermanentError
 from onceproof.events import ORDER_PLACED, Event
-from onceproof.idempotency import StoredResponse, claim, fingerprint, store
-from onceproof.outbox import appended_with, outbox_parameters
-from onceproof.postgres import translated
+from onceproof.idempotency import StoredResponse, fingerprint
+from onceproof.outbox import Intake, NothingDoneError
+from onceproof.postgres import Connection, Connections, translated
 from onceproof.telemetry import EVENT_ID, ORDER_ID, current_traceparent
 from onceproof_producer.dual_write import DirectPublisher
 from onceproof_producer.validation import OrderRequest
@@ -35,20 +27,15 @@ from onceproof_producer.validation import OrderRequest
 SOURCE: Final = "/onceproof/orders"
 SCOPE: Final = "POST /orders"
 
-_ORDER: Final = """
+PLACE: Final = """
     INSERT INTO orders (order_id, amount, currency, event_id)
-    VALUES (:order_id, :amount, :currency, :event_id)
+    SELECT key, CAST(data->>'amount' AS bigint), data->>'currency', event_id FROM request
     ON CONFLICT (order_id) DO NOTHING
-    RETURNING true AS inserted
+    RETURNING true
 """
-_INSERT: Final = text(_ORDER)
-_INSERT_AND_APPEND: Final = text(appended_with(_ORDER))
-_SELECT: Final = text(
-    "SELECT order_id, amount, currency, event_id, created_at FROM orders WHERE order_id = :order_id"
+_SELECT: Final = (
+    "SELECT order_id, amount, currency, event_id, created_at FROM orders WHERE order_id = $1"
 )
-# Serialisation failure, deadlock, lock not available, statement timeout: nothing was done, and
-# another attempt may succeed.
-_BUSY_STATES: Final = frozenset({"40001", "40P01", "55P03", "57014"})
 
 
 class OrderExistsError(PermanentError):
@@ -78,7 +65,7 @@ class Orders:
     """Writes and reads orders.
 
     Args:
-        engine: the database of orders, outbox and idempotency keys.
+        connections: of the database of orders, outbox and idempotency keys.
         queue: destination of the events.
         wake: called after a commit that left something in the outbox; must not block.
         direct: publishes after the commit instead of through the outbox. None: the outbox.
@@ -86,14 +73,16 @@ class Orders:
 
     def __init__(
         self,
-        engine: AsyncEngine,
+        connections: Connections,
         queue: str,
         *,
         wake: Callable[[], None] | None = None,
         direct: DirectPublisher | None = None,
     ) -> None:
-        self._engine = engine
-        self._queue = queue
+        self._connections = connections
+        self._intake = Intake(
+            connections, PLACE, scope=SCOPE, destination=None if direct else queue
+        )
         self._wake = wake
         self._direct = direct
 
@@ -109,7 +98,7 @@ class Orders:
             KeyInProgressError, KeyReusedError: see `onceproof.idempotency`.
             OrderExistsError: the order's id is taken. Nothing was written.
             TransientError: the database is away or busy. Nothing was written.
-            OutcomeUnknownError: the reply to the COMMIT was lost.
+            OutcomeUnknownError: the database's reply was lost.
             InjectedDropError: committed, and a crash point drops the answer.
         """
         event = Event(
@@ -120,17 +109,20 @@ class Orders:
             traceparent=current_traceparent(),
         )
         trace.get_current_span().set_attributes({ORDER_ID: order.order_id, EVENT_ID: event.id})
-        async with AsyncSession(self._engine) as session:
-            answer = await self._write(session, order, event, key, body)
-            if answer.replayed:
-                return answer
-            await _commit(session)
-            crash_point(PRODUCER_AFTER_COMMIT, order.order_id, 1, event.id)
+        response = _accepted(order, event)
+        same_request = fingerprint("POST", "/orders", body)
+        try:
+            before = await self._intake.accept(key, same_request, event, response)
+        except NothingDoneError:
+            raise OrderExistsError(f"order {order.order_id} exists already") from None
+        if before is not None:
+            return Placed(before, replayed=True)
+        crash_point(PRODUCER_AFTER_COMMIT, order.order_id, 1, event.id)
         if self._direct is not None:
             await self._direct.publish(event)
         elif self._wake is not None:
             self._wake()
-        return answer
+        return Placed(response, replayed=False)
 
     async def get(self, order_id: str) -> Order | None:
         """The order, or None.
@@ -138,43 +130,13 @@ class Orders:
         Raises:
             DatabaseUnavailableError: try again later.
         """
+
+        async def fetch(connection: Connection) -> Any:  # noqa: ANN401 - asyncpg ships no types
+            return await connection.fetchrow(_SELECT, order_id)
+
         with translated():
-            async with self._engine.connect() as connection:
-                row = (await connection.execute(_SELECT, {"order_id": order_id})).one_or_none()
+            row = await self._connections.run(fetch)
         return Order(*row) if row else None
-
-    async def _write(
-        self, session: AsyncSession, order: OrderRequest, event: Event, key: str, body: bytes
-    ) -> Placed:
-        same_request = fingerprint("POST", "/orders", body)
-        try:
-            stored = await claim(session, SCOPE, key, same_request)
-            if stored is not None:
-                return Placed(stored, replayed=True)
-            values = {**order.model_dump(), "event_id": event.id}
-            statement = _INSERT
-            if self._direct is None:
-                statement = _INSERT_AND_APPEND
-                values |= outbox_parameters(event, self._queue)
-            with translated():
-                inserted = await session.scalar(statement, values)
-            if inserted is None:
-                raise OrderExistsError(f"order {order.order_id} exists already")
-            response = _accepted(order, event)
-            await store(session, SCOPE, key, same_request, response)
-        except DBAPIError as error:
-            if getattr(error.orig, "sqlstate", None) in _BUSY_STATES:
-                raise TransientError("the database is busy") from error
-            raise
-        return Placed(response, replayed=False)
-
-
-async def _commit(session: AsyncSession) -> None:
-    try:
-        with translated():
-            await session.commit()
-    except DatabaseUnavailableError as error:
-        raise OutcomeUnknownError("the reply to the COMMIT was lost") from error
 
 
 def _accepted(order: OrderRequest, event: Event) -> StoredResponse:
