@@ -1,4 +1,4 @@
-"""How long who has caught up with a stream lets it gather, so that a request to the broker is not for one.
+"""How long who has caught up with a stream lets it gather, so that no request to the broker is for one.
 
 A relay that is woken by every few of a steady stream of commits would claim and send one or two rows at
 a time, and a consumer would receive one or two messages: as many requests as events, each of them paid
