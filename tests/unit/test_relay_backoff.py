@@ -4,8 +4,11 @@ import random
 from datetime import UTC, datetime
 from typing import cast
 
+import pytest
+
 from onceproof.brokers.memory import MemoryBroker
 from onceproof.outbox import OutboxRow, OutboxStore, Relay, RelaySettings, RowResult
+from onceproof.ports import Outgoing, Publisher, SendResult
 
 
 class Store:
@@ -56,3 +59,21 @@ async def test_the_delay_doubles_up_to_its_limit_and_has_jitter() -> None:
         assert ceiling / 2 <= delay <= ceiling
     relay = Relay(cast("OutboxStore", Store()), MemoryBroker(), rng=random.Random(1))
     assert len({relay._dispatcher.delay_s(3) for _ in range(50)}) > 40
+
+
+@pytest.mark.parametrize("wrong", ["order", "fewer", "foreign"])
+async def test_results_that_are_not_the_rows_own_mark_nothing(wrong: str) -> None:
+    class Broken:
+        async def send(self, _: str, messages: list[Outgoing]) -> list[SendResult]:
+            refused, sent = (
+                SendResult(messages[0].id, error="no"),
+                SendResult(messages[1].id, "m"),
+            )
+            foreign = SendResult("e-9", "m")
+            return {"order": [sent, refused], "fewer": [sent], "foreign": [refused, foreign]}[wrong]
+
+    store = Store(row(0, 1), row(1, 1))
+    relay = Relay(cast("OutboxStore", store), cast("Publisher", Broken()))
+    with pytest.raises(RuntimeError, match="one result for each message"):
+        await relay.run_once()
+    assert store.marked == []

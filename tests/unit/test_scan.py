@@ -227,6 +227,22 @@ async def test_keys_that_go_on_after_every_batch_do_not_starve_the_others() -> N
     assert found.count(77) == 4
 
 
+async def test_who_is_told_in_the_middle_of_a_pass_makes_another_one() -> None:
+    table = Table()
+    scan = scan_of(table, batch_size=2)
+    await take_all(scan)
+    before = scan.passes
+    late = table.insert(committed=False)
+    for _ in range(3):
+        table.insert(committed=True)
+    assert [row.seq for row in await scan.next()] == [2, 3]
+    table.open.clear()
+    table.pending[late] = 0.0
+    scan.told()
+    assert await take_all(scan) == [4, late]
+    assert scan.passes == before + 2
+
+
 async def test_an_outage_in_the_middle_of_a_sweep_does_not_put_off_the_next() -> None:
     class Away(Table):
         away = False

@@ -58,7 +58,11 @@ class Dispatcher:
     rng: random.Random
 
     async def publish(self, rows: Sequence[OutboxRow]) -> list[RowResult]:
-        """Send rows, which may go to several destinations; a result for each. Never raises."""
+        """Send rows, which may go to several destinations; a result for each.
+
+        Raises:
+            RuntimeError: see `send`. For what the broker did, nothing is raised.
+        """
         by_destination: dict[str, list[OutboxRow]] = defaultdict(list)
         for row in rows:
             by_destination[row.destination].append(row)
@@ -68,7 +72,11 @@ class Dispatcher:
         return [result for batch in batches for result in batch]
 
     async def send(self, destination: str, rows: Sequence[OutboxRow]) -> list[SendResult]:
-        """Send rows to one destination, under one span."""
+        """Send rows to one destination, under one span; a result for each, in their order.
+
+        Raises:
+            RuntimeError: the publisher's results are not those of the rows; nobody knows what was sent.
+        """
         if not rows:
             return []
         single = rows[0] if len(rows) == 1 else None
@@ -90,6 +98,7 @@ class Dispatcher:
                 destination,
                 [Outgoing(row.id, row.payload.encode(), row.key) for row in rows],
             )
+            _require_each_its_own(rows, results)
             if not span.is_recording():
                 return results  # what follows costs more than the claim and the mark together
             for row, result in zip(rows, results, strict=True):
@@ -137,6 +146,15 @@ class Dispatcher:
         """Full jitter over an exponential ceiling: failed rows must not come back in one wave."""
         ceiling = min(self.backoff_max_s, self.backoff_s * 2 ** min(attempts - 1, 30))
         return self.rng.uniform(ceiling / 2, ceiling)
+
+
+def _require_each_its_own(rows: Sequence[OutboxRow], results: Sequence[SendResult]) -> None:
+    """A result that is taken for another row's marks an event as published that was not."""
+    if [row.id for row in rows] != [result.id for result in results]:
+        raise RuntimeError(
+            "the publisher must return one result for each message, in their order, "
+            "with the message's id; nothing of this batch is marked"
+        )
 
 
 def _dropped(point: str, rows: Sequence[OutboxRow]) -> dict[str, str]:

@@ -10,8 +10,9 @@ until it has ended. So: read the sequence, then note who holds that lock; when a
 every `seq` up to the one that was read is committed or rolled back. A transaction that only reads, or
 writes elsewhere, holds up nothing here, however long it runs.
 
-The knowledge is that of one connection to one server: after a failover to a standby that is a little
-behind, sequence numbers may be given again. A new connection starts from nothing.
+The knowledge is that of one server: after a failover to a standby that is a little behind, sequence
+numbers may be given again. Such a failover ends connections, so whenever one was opened, all starts from
+nothing.
 """
 
 from __future__ import annotations
@@ -28,7 +29,8 @@ REFRESH_S: Final = 0.2
 RECHECK_S: Final = 600.0
 """Seconds until all is found out anew: a sequence that was reset or rows put back by hand heal by it."""
 _STEP: Final = 1_000_000
-"""Sequence numbers in one look for the first pending row, which may walk over that many dead entries."""
+"""Sequence numbers in one look for the first pending row, which may walk over that many dead entries:
+what one look found out is kept when the next one takes too long."""
 
 
 @dataclass(slots=True)
@@ -48,7 +50,7 @@ class Floor:
     """Every `seq` up to this one is committed or rolled back."""
     epoch: int = 0
     """Counts how often everything known was thrown away."""
-    _connection: object = None
+    _connection_id: object = None
     _refresh_at: float = 0.0
     _recheck_at: float = 0.0
     _candidate: int = 0
@@ -59,12 +61,13 @@ class Floor:
 
         Args:
             connection: an asyncpg connection outside of any transaction.
-            connection_id: equal for as long as it is certainly the same server.
+            connection_id: changes when it may be another server: not with each connection of several
+                that are used in turn, but whenever one of them was opened.
         """
         now = self.clock()
-        if connection_id != self._connection or now >= self._recheck_at:
+        if connection_id != self._connection_id or now >= self._recheck_at:
             self._forget()
-            self._connection = connection_id
+            self._connection_id = connection_id
             self._recheck_at = now + RECHECK_S
         if now >= self._refresh_at:
             await self._refresh(connection)

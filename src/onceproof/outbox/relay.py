@@ -14,6 +14,7 @@ import logging
 import random
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 
 from onceproof import metrics
 from onceproof.crashpoints import RELAY_AFTER_PUBLISH, RELAY_BEFORE_PUBLISH, crash_points
@@ -85,6 +86,8 @@ class Relay:
             async with self._store.connected():
                 try:
                     while not stop.is_set():
+                        if self._wakeup.is_set():
+                            scan.told()
                         self._wakeup.clear()
                         self._hurry.clear()
                         if stop.is_set():
@@ -161,7 +164,7 @@ class Relay:
     async def _relay(self, rows: Sequence[OutboxRow], scan: Scan) -> None:
         """Send and mark a batch; what the database does not take stays claimed until its lease ends."""
         try:
-            freed = await self._mark(await self._send(rows))
+            freed = await self._mark(await self._send(rows), scan)
         except TransientError as error:
             logger.warning("sent, but not marked; it will be sent again: %s", error)
             self._hold_back_s = self._settings.database_backoff_s
@@ -185,12 +188,25 @@ class Relay:
             self._hold_back_s = self._settings.database_backoff_s
         return results
 
-    async def _mark(self, results: Sequence[RowResult]) -> list[int]:
-        """Mark with one statement what came together while another one was under way."""
+    async def _mark(self, results: Sequence[RowResult], scan: Scan) -> list[int]:
+        """Mark with one statement what came together while another one was under way.
+
+        A row that is committed while a mark runs is unknown to the mark, and a pass that begins
+        meanwhile sees it behind its head, which is unpublished for as long as the mark is not
+        committed, and does not come back to it. A pass that was under way before does not count: who
+        is told of that row begins another one.
+        """
         self._to_mark += results
         async with self._marking:
             together, self._to_mark = self._to_mark, []
-            return await self._store.mark(together) if together else []
+            if not together:
+                return []
+            passes = scan.passes
+            freed = await self._store.mark(together)
+        if scan.passes != passes:
+            with suppress(TransientError):  # it is marked, and the sweep comes by
+                freed = await self._store.behind(together)
+        return freed
 
     def _forget_failure(self) -> None:
         """Be healthy again: what failed here would be back by now if another relay had not sent it."""

@@ -51,6 +51,9 @@ class Scan:
         self._tail = 0
         self._position: int | None = None
         self._ahead = False
+        self._again = False
+        self.passes = 0
+        """How many have begun."""
         self._complete_at_start = 0
         self._sweep: int | None = None
         self._sweep_until = 0
@@ -63,6 +66,10 @@ class Scan:
     def unfinished(self) -> bool:
         """Whether another look now may find rows without anything new being committed."""
         return bool(self._freed) or self._ahead or self._sweep is not None
+
+    def told(self) -> None:
+        """Somebody told of new rows. A pass under way may be beyond them, so there is one more."""
+        self._again = True
 
     def free(self, seqs: Iterable[int]) -> None:
         """Rows that are now the head of their key; see `OutboxStore.mark`."""
@@ -100,9 +107,11 @@ class Scan:
             if floor.epoch != self._epoch:
                 self._epoch, self._tail = floor.epoch, 0
             self._position, self._complete_at_start = self._tail, floor.complete
+            self._again = False
+            self.passes += 1
         found = await self._store.claim_from(self._position, self._batch_size, self._lease_s)
         self._position = found.next_seq
-        self._ahead = self._position is not None
+        self._ahead = self._position is not None or self._again
         if self._position is None and floor.epoch == self._epoch:
             # All rows up to there were committed before the pass began, so it has seen them.
             self._tail = max(self._tail, self._complete_at_start + 1)

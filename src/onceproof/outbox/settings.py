@@ -13,8 +13,12 @@ class RelaySettings:
         batch_size: rows per claim. Several broker batches, so that their requests overlap.
         batches_in_flight: claimed batches that are sent and marked at the same time. A broker that
             takes nothing gets one at a time.
-        lease_s: seconds for which claimed rows are ours. Must exceed the broker's slowest answer, or
-            another relay sends them again meanwhile.
+        lease_s: seconds for which claimed rows are ours. Must exceed the time until they are sent and
+            marked, or another relay sends them again meanwhile. That is several times the broker's
+            slowest answer, because all batches share the broker's requests in flight: a request of SQS
+            takes 10 messages (fewer large ones) and 8 are in flight, so it is
+            `batches_in_flight * batch_size / 80` times, rounded up: 5 by default. Then comes the mark,
+            behind one that is under way.
         poll_s: seconds between looks at the whole table, for what nobody told of: rows that
             committed late, failed and are due again, or whose lease ended. The wake-up is an
             optimisation; this poll is what guarantees delivery. Where it takes long because very

@@ -94,7 +94,7 @@ _BEHIND: Final = """
 # that made it, lest a late loser take a row back from a newer claim.
 #
 # Returned are the rows that became the head of their key by this: they were passed over meanwhile. What
-# is committed while this runs is not among them; see `OutboxStore.mark`.
+# is committed while this runs is not among them; see `BEHIND`.
 _MARK: Final = """
     WITH marked AS (
         UPDATE onceproof.outbox AS o
@@ -114,22 +114,26 @@ MARK: Final = _MARK.format(
     behind=_BEHIND.format(sent="(SELECT * FROM marked WHERE published_at IS NOT NULL)")
 )
 
-# $1 keys, $2 destinations, $3 seqs.
+# For rows that were marked by a statement before. $1 keys, $2 destinations, $3 seqs.
 BEHIND: Final = _BEHIND.format(
     sent="(SELECT * FROM unnest($1::text[], $2::text[], $3::bigint[]) AS s (key, destination, seq))"
 )
 
-# $1 cap.
+# $1 cap. Not from the floor on: whoever watches must not share the error of what is watched.
 PENDING: Final = """
     SELECT count(*) AS pending,
            coalesce(extract(epoch FROM clock_timestamp() - min(created_at)), 0)::float8 AS oldest_age_s
     FROM (SELECT created_at FROM onceproof.outbox
-          WHERE published_at IS NULL AND seq >= $2 ORDER BY seq LIMIT $1) AS rows
+          WHERE published_at IS NULL ORDER BY seq LIMIT $1) AS rows
 """
 
-# Null where nothing was given out yet, or where this role may not know.
+# Null where nothing was given out yet; where this role may not know, which Postgres before 18 makes an
+# error; and where sessions take several numbers at a time, and use them long after.
 LAST_SEQ: Final = """
-    SELECT pg_sequence_last_value(pg_get_serial_sequence('onceproof.outbox', 'seq')::regclass)
+    SELECT CASE WHEN has_sequence_privilege(seqrelid, 'USAGE, SELECT')
+           THEN pg_sequence_last_value(seqrelid) END
+    FROM pg_sequence
+    WHERE seqrelid = pg_get_serial_sequence('onceproof.outbox', 'seq')::regclass AND seqcache = 1
 """
 
 # Whoever inserts holds this lock from before it gets a `seq` until after its commit or rollback. A

@@ -8,14 +8,13 @@ that died needs no clean-up. `FOR UPDATE SKIP LOCKED` lets several relays claim 
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Sequence
-from contextlib import asynccontextmanager, suppress
+from collections.abc import AsyncGenerator, Iterable, Sequence
+from contextlib import asynccontextmanager
 from datetime import datetime
 from typing import Final, NamedTuple
 
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from onceproof.errors import TransientError
 from onceproof.outbox import statements
 from onceproof.outbox.floor import Floor
 from onceproof.postgres import Connection, Connections, translated
@@ -23,8 +22,9 @@ from onceproof.postgres import Connection, Connections, translated
 PENDING_COUNT_CAP: Final = 100_000
 """Rows counted at most, so that watching a large backlog stays cheap."""
 WINDOW: Final = 10_000
-"""Sequence numbers that one statement looks at, at most: a long row of events that wait for the head of
-their key is walked in pieces."""
+"""Sequence numbers among which one statement looks for rows to claim: a long row of events that wait for
+the head of their key is walked in pieces. To find where the next piece begins is one step in the index,
+except over published rows that vacuum may not remove yet."""
 
 
 class OutboxRow(NamedTuple):
@@ -60,7 +60,7 @@ class Claim(NamedTuple):
 
 
 class OutboxStore:
-    """Claims and marks outbox rows. Each statement is a transaction.
+    """Claims and marks outbox rows. Each method is one transaction of one statement.
 
     Args:
         engine: where the outbox is.
@@ -76,8 +76,6 @@ class OutboxStore:
         self._connections = Connections(engine, size=2, setup=statements.SESSION)
         self._others = Connections(engine)
         self._relay = relay
-        self._claims_begun = 0
-        self._claims_under_way = 0
         self.floor = Floor()
 
     @asynccontextmanager
@@ -114,7 +112,8 @@ class OutboxStore:
             )  # fmt: skip
             return records
 
-        rows, next_seq = await self._claim(claim)
+        with translated():
+            rows, next_seq = _claimed(await self._connections.run(claim))
         if len(rows) == batch_size:
             next_seq = rows[-1].seq + 1
         return Claim(rows, next_seq)
@@ -129,18 +128,15 @@ class OutboxStore:
             )
             return records
 
-        return (await self._claim(claim))[0]
+        with translated():
+            return _claimed(await self._connections.run(claim))[0]
 
     async def mark(self, results: Iterable[RowResult]) -> list[int]:
-        """Record the results of a batch in one statement, and in rare cases ask a second one.
-
-        A row that is committed while the mark runs is unknown to it, and a claim that runs meanwhile
-        sees that row but not the mark, so it passes it over. Where there was such a claim, the mark
-        asks again when it has committed.
+        """Record the results of a batch in one statement.
 
         Returns:
             The `seq` of those rows that are now the first unpublished ones of their key, where there
-            are any: nothing else tells that they can be claimed.
+            are any that were committed before: nothing else tells that they can be claimed.
         """
         # Sorted, so that two relays that mark the same rows cannot deadlock.
         ordered = sorted(results, key=lambda result: result.row.seq)
@@ -152,46 +148,35 @@ class OutboxStore:
             [result.error for result in ordered],
             [result.delay_s for result in ordered],
         )
-        begun = self._claims_begun - self._claims_under_way
         with translated():
             behind = await self._connections.run(lambda c: c.fetch(statements.MARK, *columns))
-        sent = [r.row for r in ordered if r.error is None and r.row.key is not None]
-        if sent and self._claims_begun > begun:
-            with suppress(TransientError):  # it is marked, and the sweep comes by
-                behind = await self._behind(sent)
         return [record[0] for record in behind]
 
-    async def pending(self) -> tuple[int, float]:
-        """Unpublished rows (counted up to a cap) and the age of the oldest of them in seconds."""
-        floor = self.floor.value
-        with translated():
-            row = await self._others.run(
-                lambda c: c.fetchrow(statements.PENDING, PENDING_COUNT_CAP, floor)
-            )
-        return int(row["pending"]), float(row["oldest_age_s"])
-
-    async def _claim(
-        self, claim: Callable[[Connection], Awaitable[Sequence[Sequence[object]]]]
-    ) -> tuple[list[OutboxRow], int | None]:
-        self._claims_begun += 1
-        self._claims_under_way += 1
-        try:
-            with translated():
-                return _claimed(await self._connections.run(claim))
-        finally:
-            self._claims_under_way -= 1
-
-    async def _behind(self, sent: Sequence[OutboxRow]) -> Sequence[Sequence[int]]:
+    async def behind(self, results: Iterable[RowResult]) -> list[int]:
+        """What `mark` would have returned, had it known of the rows committed while it ran."""
+        sent = [r.row for r in results if r.error is None and r.row.key is not None]
+        if not sent:
+            return []
         columns = (
             [row.key for row in sent],
             [row.destination for row in sent],
             [row.seq for row in sent],
         )
         with translated():
-            records: Sequence[Sequence[int]] = await self._connections.run(
-                lambda c: c.fetch(statements.BEHIND, *columns)
+            behind = await self._connections.run(lambda c: c.fetch(statements.BEHIND, *columns))
+        return [record[0] for record in behind]
+
+    async def pending(self) -> tuple[int, float]:
+        """Unpublished rows (counted up to a cap) and the age of the oldest of them in seconds.
+
+        It knows of no floor, so it walks over the published rows that vacuum may not remove yet: about
+        half a second for a million of them.
+        """
+        with translated():
+            row = await self._others.run(
+                lambda c: c.fetchrow(statements.PENDING, PENDING_COUNT_CAP)
             )
-        return records
+        return int(row["pending"]), float(row["oldest_age_s"])
 
     async def _floor_now(self, connection: Connection) -> int:
         """Known only from connections that stay, or it would cost more than it saves."""

@@ -7,6 +7,7 @@ import logging
 import os
 import socket
 import sys
+import time
 
 from sqlalchemy.ext.asyncio import AsyncEngine
 
@@ -21,6 +22,8 @@ from onceproof_relay.settings import RelayServiceSettings
 logger = logging.getLogger(__name__)
 
 GAUGE_INTERVAL_S = 5.0
+_GAUGE_SHARE = 10
+"""A look at the backlog that takes long is made again after so many times its duration."""
 _CONNECTIONS = 6
 """Three are held: to listen, to claim, to mark. The others are for clean-up, gauges and watch."""
 
@@ -74,6 +77,7 @@ async def relay(runtime: Runtime[RelayServiceSettings]) -> None:
 
 async def _watch_backlog(store: OutboxStore) -> None:
     while True:
+        asked = time.monotonic()
         try:
             pending, oldest_age_s = await store.pending()
         except TransientError as error:
@@ -81,7 +85,7 @@ async def _watch_backlog(store: OutboxStore) -> None:
         else:
             metrics.outbox_pending.set(pending)
             metrics.outbox_oldest_age.set(oldest_age_s)
-        await asyncio.sleep(GAUGE_INTERVAL_S)
+        await asyncio.sleep(max(GAUGE_INTERVAL_S, _GAUGE_SHARE * (time.monotonic() - asked)))
 
 
 async def _clean_up(engine: AsyncEngine, settings: RelayServiceSettings) -> None:
