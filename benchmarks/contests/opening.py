@@ -35,9 +35,7 @@ async def engine_of(at: Bench) -> AsyncIterator[AsyncEngine]:
 @asynccontextmanager
 async def connections_of(at: Bench) -> AsyncIterator[Counting]:
     """As many bare connections as pgbench has clients."""
-    async with Counting(
-        at.where.library_url(), application_name=_NAME, size=at.scale.clients
-    ) as connections:
+    async with engine_of(at) as engine, Counting(engine, size=at.scale.clients) as connections:
         yield connections
 
 

@@ -73,8 +73,8 @@ async def sqs_client(sqs_endpoint: str) -> AsyncIterator[Any]:
 
 
 @pytest.fixture
-async def connections(database_url: str) -> AsyncIterator[Counting]:
-    async with Counting(database_url, application_name="test-bench", size=4) as connections:
+async def connections(engine: AsyncEngine) -> AsyncIterator[Counting]:
+    async with Counting(engine, size=4) as connections:
         yield connections
 
 
