@@ -80,7 +80,7 @@ class Work(Protocol):
 
         Raises:
             ConfigurationError: with what is wrong.
-            DatabaseUnavailableError: it could not be asked.
+            TransientError: it could not be asked; again later.
         """
         ...
 
