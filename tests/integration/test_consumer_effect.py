@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, Any
 
@@ -12,7 +11,6 @@ from sqlalchemy import text
 
 from onceproof.brokers.dead_letter import REASON
 from onceproof.consumer import SqlEffect
-from onceproof.errors import ConfigurationError
 from onceproof.events import Event
 from onceproof.ports import Outgoing
 from onceproof.postgres import Connections
@@ -142,24 +140,6 @@ async def test_overlapping_batches_that_change_the_same_rows_do_not_lock_each_ot
         await rig.drained()
     assert await execute(rig, "SELECT n FROM totals") == [(120,)]
     assert await execute(rig, "SELECT pg_stat_force_next_flush()", deadlocks) == [(0,)]
-
-
-@pytest.mark.parametrize(
-    ("statement", "said"),
-    [
-        ("INSERT INTO charges SELECT * FROM nowhere RETURNING event_id", "nowhere"),
-        ("UPDATE charges SET amount = 1", "RETURNING"),
-        ("SELEKT 1", "syntax error"),
-    ],
-)
-async def test_a_statement_that_cannot_run_ends_the_start(
-    rig: Rig, statement: str, said: str
-) -> None:
-    rig.effect = SqlEffect(statement)
-    await rig.send(rig.order(1))
-    with pytest.raises(ConfigurationError, match=said):
-        await asyncio.wait_for(rig.consumer("effect").run(asyncio.Event()), 10)
-    assert (await rig.subscriber.depth()).visible == 1
 
 
 async def test_an_error_at_the_commit_itself_is_an_error(rig: Rig) -> None:

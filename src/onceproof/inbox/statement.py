@@ -48,7 +48,7 @@ _EVENTS: Final = """, events AS (
            event->'data' AS data, attempt, to_timestamp(seconds) AS time, event
     FROM {source}
     ORDER BY dedup_key COLLATE "C"
-), onceproof_effect AS (
+), onceproof_effect AS MATERIALIZED (
 """
 
 # After a newline, because an effect may end with a remark. What the conditions ask is asked once, and of
@@ -57,7 +57,7 @@ _END: Final = """
 )
 SELECT dedup_key FROM onceproof_claimed WHERE """
 
-# Read, whatever it returns: what is a SELECT is not run otherwise.
+# Read, whatever it returns: what is a SELECT is not run otherwise, and in full because materialized.
 _READ: Final = "(SELECT count(*) FROM onceproof_effect) IS NOT NULL"
 
 # An error is the only way in which a statement can take itself back; its text is this cast's argument.
