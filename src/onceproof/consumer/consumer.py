@@ -115,7 +115,8 @@ class Consumer:
         """Consume until `stop` is set, then drain: finish what is in work, give back the rest.
 
         Raises:
-            ConfigurationError: an effect is not a statement that can run.
+            ConfigurationError: an effect is not a statement that can run, or does something for no
+                events. Where the database cannot tell at the start, it is asked until it can.
         """
         settings = self._settings
         try:

@@ -54,8 +54,8 @@ class SqlEffect:
         INSERT INTO shipments (event_id, sku) SELECT event_id, data->>'sku' FROM events
         RETURNING event_id
 
-    No row too, where all are duplicates: then it must return and change nothing. The start runs it once
-    with none, and takes it back.
+    Where all are duplicates, `events` is empty, and an effect must return and change nothing. At the
+    start it is run so once, and taken back.
 
     Data that the statement cannot take (a failed cast, a NULL where there must be none) sends its event
     to the DLQ; other errors are tried again, a CHECK or a foreign key among them. In a batch that fails,
