@@ -11,5 +11,5 @@ CHARGE: Final = SqlEffect("""
     SELECT data->>'order_id', event_id, CAST(data->>'amount' AS bigint), data->>'currency', event_id,
            attempt
     FROM events
-    RETURNING 1
+    RETURNING event_id
 """)

@@ -172,8 +172,9 @@ def _statement(fresh: int, *, duplicate: bool) -> str:
         ids = f"{ids} || {known_id}" if fresh else _array([known_id])
         events = f"{events} || {known}" if fresh else _array([known])
     attempts = _array(["1"] * (fresh + duplicate))
-    statement = claim_with_effect(CHARGE.statement, inbox=True, counted=CHARGE.one_row_each)
-    return with_arguments(statement, [f"'{NAME}'", ids, events, attempts])
+    times = _array([str(order_event(0).time.timestamp())] * (fresh + duplicate))
+    statement = claim_with_effect(CHARGE.statement, inbox=True, returns=CHARGE.returns)
+    return with_arguments(statement, [f"'{NAME}'", ids, events, attempts, times])
 
 
 def _array(expressions: Sequence[str]) -> str:

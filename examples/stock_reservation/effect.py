@@ -7,4 +7,4 @@ from __future__ import annotations
 
 from onceproof.consumer import SqlEffect
 
-EFFECT = SqlEffect("SELECT reserve(data) FROM events")
+EFFECT = SqlEffect("SELECT event_id, reserve(data) FROM events")

@@ -29,7 +29,7 @@ _EFFECT = """
     INSERT INTO charges (order_id, event_id, amount, currency, provider_charge_id, delivery_attempt)
     SELECT key, event_id, CAST(coalesce(data->>'amount', '100') AS bigint), 'EUR', 'ch', attempt
     FROM events
-    RETURNING 1
+    RETURNING event_id
 """
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, Any
 
@@ -12,7 +11,6 @@ from sqlalchemy import text
 
 from onceproof.brokers.dead_letter import REASON
 from onceproof.consumer import SqlEffect
-from onceproof.errors import ConfigurationError
 from onceproof.events import Event
 from onceproof.ports import Outgoing
 from onceproof.postgres import Connections
@@ -42,7 +40,7 @@ async def test_the_effect_sees_each_part_of_the_event(rig: Rig) -> None:
     rig.effect = SqlEffect("""
         INSERT INTO seen
         SELECT event_id, key, type, time, data, attempt, event->>'source' FROM events
-        RETURNING 1 -- and a remark""")
+        RETURNING event_id -- and a remark""")
     numbers = b'{"amount":12345678901234567.89,"text":"\xc3\xa9"}'
     await rig.broker.send(
         "orders",
@@ -76,7 +74,7 @@ async def test_an_update_of_one_row_by_several_events_of_a_batch_takes_each(rig:
         "INSERT INTO stock VALUES ('a', 0), ('b', 0)",
     )
     rig.effect = SqlEffect("""
-        UPDATE stock SET sold = sold + 1 FROM events WHERE sku = data->>'sku' RETURNING 1
+        UPDATE stock SET sold = sold + 1 FROM events WHERE sku = data->>'sku' RETURNING event_id
     """)
     await rig.send(*(rig.order(n, sku="a" if n % 3 else "b") for n in range(30)))
     async with rig.running(rig.consumer("effect", **ONE)):
@@ -93,7 +91,7 @@ async def test_without_the_guard_such_an_update_loses_all_but_one(rig: Rig) -> N
     )
     rig.effect = SqlEffect(
         "UPDATE stock SET sold = sold + 1 FROM events WHERE sku = data->>'sku' RETURNING 1",
-        one_row_each=False,
+        returns=None,
     )
     await rig.send(*(rig.order(n, sku="a") for n in range(10)))
     async with rig.running(rig.consumer("effect", **ONE)):
@@ -105,7 +103,9 @@ async def test_without_the_guard_such_an_update_loses_all_but_one(rig: Rig) -> N
 async def test_an_event_without_an_effect_goes_to_the_dlq_unless_it_may_have_none(
     rig: Rig,
 ) -> None:
-    statement = f"{rig.effect.statement.split('RETURNING')[0]} WHERE key <> 'o-2' RETURNING 1"
+    statement = (
+        f"{rig.effect.statement.split('RETURNING')[0]} WHERE key <> 'o-2' RETURNING event_id"
+    )
     rig.effect = SqlEffect(statement)
     await rig.send(*(rig.order(n) for n in range(4)))
     async with rig.running(rig.consumer("effect", **ONE)):
@@ -113,7 +113,7 @@ async def test_an_event_without_an_effect_goes_to_the_dlq_unless_it_may_have_non
     (dead,) = await rig.dead()
     assert dead.attributes[REASON] == "the effect returned 0 rows for 1 events"
     assert [order for order, _ in await rig.charges()] == ["o-0", "o-1", "o-3"]
-    rig.effect = SqlEffect(statement, one_row_each=False)
+    rig.effect = SqlEffect(statement, returns=None)
     await rig.send(rig.order(2), rig.order(4))
     async with rig.running(rig.consumer("effect", **ONE)):
         await rig.drained()
@@ -132,7 +132,7 @@ async def test_overlapping_batches_that_change_the_same_rows_do_not_lock_each_ot
     rig.effect = SqlEffect("""
         UPDATE totals SET n = n + taken FROM (SELECT count(*) AS taken FROM events) AS c
         WHERE id = 1 AND taken > 0 RETURNING 1
-    """, one_row_each=False)  # fmt: skip
+    """, returns=None)  # fmt: skip
     deadlocks = "SELECT deadlocks FROM pg_stat_database WHERE datname = current_database()"
     events = [rig.order(n) for n in range(120)]
     await rig.send(*events, *reversed(events), *events)
@@ -140,24 +140,6 @@ async def test_overlapping_batches_that_change_the_same_rows_do_not_lock_each_ot
         await rig.drained()
     assert await execute(rig, "SELECT n FROM totals") == [(120,)]
     assert await execute(rig, "SELECT pg_stat_force_next_flush()", deadlocks) == [(0,)]
-
-
-@pytest.mark.parametrize(
-    ("statement", "said"),
-    [
-        ("INSERT INTO charges SELECT * FROM nowhere RETURNING 1", "nowhere"),
-        ("UPDATE charges SET amount = 1", "RETURNING"),
-        ("SELEKT 1", "syntax error"),
-    ],
-)
-async def test_a_statement_that_cannot_run_ends_the_start(
-    rig: Rig, statement: str, said: str
-) -> None:
-    rig.effect = SqlEffect(statement)
-    await rig.send(rig.order(1))
-    with pytest.raises(ConfigurationError, match=said):
-        await asyncio.wait_for(rig.consumer("effect").run(asyncio.Event()), 10)
-    assert (await rig.subscriber.depth()).visible == 1
 
 
 async def test_an_error_at_the_commit_itself_is_an_error(rig: Rig) -> None:
@@ -211,7 +193,7 @@ async def test_what_postgres_cannot_hold_goes_to_the_dlq_without_the_customers_d
         await rig.drained()
     reasons = sorted(message.attributes[REASON] for message in await rig.dead())
     assert "null value in column" in reasons[0]
-    assert "Unicode" in reasons[1]
+    assert "untranslatable character (22P05)" in reasons[1]
     assert not any("4111" in reason for reason in reasons)
 
 
@@ -221,7 +203,7 @@ async def test_a_key_that_is_not_there_yet_is_waited_for(rig: Rig) -> None:
         "CREATE TABLE customers (id text PRIMARY KEY)",
         "CREATE TABLE visits (customer text REFERENCES customers)",
     )
-    rig.effect = SqlEffect("INSERT INTO visits SELECT key FROM events RETURNING 1")
+    rig.effect = SqlEffect("INSERT INTO visits SELECT key FROM events RETURNING 1", returns="count")
     rig.broker.create_queue("orders", max_receive_count=50, dead_letter="dlq")
     await rig.send(rig.order(1))
     async with rig.running(rig.consumer("effect", backoff_s=0.01, backoff_max_s=0.05)):

@@ -53,11 +53,12 @@ async def test_a_database_that_goes_away_closes_the_gate_and_nothing_is_lost(
     rig: Rig, path: str, database_url: str
 ) -> None:
     name = make_url(database_url).database
-    await rig.send(*(rig.order(n) for n in range(40)))
     consumer = rig.consumer(path, concurrency=4, prefetch=4, unavailable_backoff_s=0.05)
     async with administrator(database_url) as admin, rig.running(consumer):
+        await rig.until(lambda: rig.subscriber.receives > 0)  # its check would wait as well
         with suppress(DBAPIError):  # this session is ended like all others
             async with rig.charges_held_back():
+                await rig.send(*(rig.order(n) for n in range(40)))
                 await rig.waiting(1)
                 await admin.execute(f'ALTER DATABASE "{name}" ALLOW_CONNECTIONS false')
                 await end_sessions(admin, database_url)

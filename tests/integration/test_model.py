@@ -44,7 +44,7 @@ from onceproof.variants import HARDENED, Fixes, parse_variant
 VISIBILITY_S = 30.0
 CHARGE = SqlEffect("""
     INSERT INTO charges (order_id, event_id, amount, currency, provider_charge_id, delivery_attempt)
-    SELECT key, event_id, 1, 'EUR', 'c', attempt FROM events RETURNING 1
+    SELECT key, event_id, 1, 'EUR', 'c', attempt FROM events RETURNING event_id
 """)
 
 

@@ -29,9 +29,9 @@ from onceproof.consumer.settle import Settler
 from onceproof.errors import (
     BrokerUnavailableError,
     ConfigurationError,
-    DatabaseUnavailableError,
     MalformedEventError,
     QueueNotFoundError,
+    TransientError,
 )
 from onceproof.events import Event
 from onceproof.linger import Linger
@@ -96,6 +96,7 @@ class Consumer:
         self._linger = Linger(settings.linger_s, fill=_RECEIVE_BATCH)
         self._receives = 0
         self._working = 0
+        self._checked = False
         self._idle = asyncio.Event()
         self._gate = Gate(
             self._probe,
@@ -116,11 +117,14 @@ class Consumer:
         """Consume until `stop` is set, then drain: finish what is in work, give back the rest.
 
         Raises:
-            ConfigurationError: an effect is not a statement that can run.
+            ConfigurationError: an effect is not a statement that can run, or does something for no
+                events. Where the database cannot tell at the start, it is asked until it can.
         """
         settings = self._settings
-        with contextlib.suppress(DatabaseUnavailableError):  # the first message will tell
-            await self._work.check()
+        try:
+            await self._check()
+        except TransientError as error:  # again at the gate, before the first message
+            self._gate.close(str(error))
         background = [
             asyncio.create_task(self._acker.run(), name="acker"),
             asyncio.create_task(self._gate.run(), name="gate"),
@@ -271,6 +275,12 @@ class Consumer:
         with translated():
             async with asyncio.timeout(_PROBE_TIMEOUT_S):
                 await self._work.probe()
+        if not self._checked:
+            await self._check()
+
+    async def _check(self) -> None:
+        await self._work.check()
+        self._checked = True
 
 
 def _work(

@@ -8,6 +8,7 @@ from enum import StrEnum
 from typing import Final, Protocol
 
 from sqlalchemy import text
+from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncSession, async_sessionmaker
 
 from onceproof.crashpoints import (
@@ -17,10 +18,16 @@ from onceproof.crashpoints import (
     crash_point,
     crash_points,
 )
-from onceproof.errors import DatabaseUnavailableError, InjectedDropError, OutcomeUnknownError
+from onceproof.errors import (
+    DatabaseUnavailableError,
+    InjectedDropError,
+    OnceproofError,
+    OutcomeUnknownError,
+)
 from onceproof.inbox import claim, claim_many
 from onceproof.ports import Delivery
 from onceproof.postgres import translated
+from onceproof.postgres.failures import without_data
 from onceproof.variants import Fixes
 
 Handler = Callable[[AsyncSession, Delivery], Awaitable[None]]
@@ -63,7 +70,8 @@ class Work(Protocol):
         Raises:
             DatabaseUnavailableError: nothing is known to have happened.
             OutcomeUnknownError: the reply to the COMMIT was lost; the redelivery decides.
-            Exception: whatever the handler raised; the transaction was rolled back.
+            OnceproofError: Postgres did not take a statement, in words without the customer's data.
+            Exception: whatever else the handler raised. The transaction was rolled back.
         """
         ...
 
@@ -80,7 +88,7 @@ class Work(Protocol):
 
         Raises:
             ConfigurationError: with what is wrong.
-            DatabaseUnavailableError: it could not be asked.
+            TransientError: it could not be asked; again later.
         """
         ...
 
@@ -119,9 +127,14 @@ class Transaction:
         """Claim, run the handler, commit; see `Work.run`."""
         pass_point(CONSUMER_BEFORE_CHARGE, deliveries)
         # Around the session too: to close it is to roll back, on a connection that may be gone.
-        async with asyncio.timeout(self._timeout_s):
-            with translated(statements_only=True):
-                return await self._run(deliveries)
+        try:
+            async with asyncio.timeout(self._timeout_s):
+                with translated(statements_only=True):
+                    return await self._run(deliveries)
+        except DBAPIError as error:
+            # Where in the handler, but not the driver's words: they have the row, and this is logged.
+            told = OnceproofError(f"a statement of the handler failed: {without_data(error)}")
+            raise told.with_traceback(error.__traceback__) from None
 
     async def _run(self, deliveries: Sequence[Delivery]) -> list[Outcome]:
         async with self._sessions() as session:
@@ -178,7 +191,7 @@ class Transaction:
             with translated():
                 await session.commit()
         except DatabaseUnavailableError as error:
-            raise OutcomeUnknownError(f"reply to the COMMIT lost: {error}") from error
+            raise OutcomeUnknownError(f"reply to the COMMIT lost: {error}") from None
 
 
 def pass_point(point: str, deliveries: Sequence[Delivery]) -> None:

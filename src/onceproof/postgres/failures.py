@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Final, NoReturn
@@ -28,6 +29,11 @@ _UNAVAILABLE_STATES: Final = frozenset({"57P01", "57P02", "57P03", "25P03", "250
 # Ends the session whatever the state: a database that accepts no connections now, a role or database
 # that is not there yet, a password in rotation.
 _SESSION_ENDED: Final = frozenset({"FATAL", "PANIC"})
+
+
+DATA_EXCEPTION: Final = "22"
+"""SQLSTATE class: the data cannot be what a statement takes it for."""
+_WORD_BEGINS: Final = re.compile(r"(?<=[a-z])(?=[A-Z])")
 
 
 def is_connection_failure(error: BaseException) -> bool:
@@ -60,8 +66,8 @@ def is_reply_lost(error: BaseException) -> bool:
 
 def is_retryable(error: BaseException) -> bool:
     """Whether the database was there but this transaction lost: deadlock, lock or statement timeout."""
-    state = getattr(_driver_error(error), "sqlstate", None)
-    return isinstance(state, str) and (state.startswith("40") or state in {"55P03", "57014"})
+    state = sqlstate(error)
+    return state.startswith("40") or state in {"55P03", "57014"}
 
 
 def meaning(error: Exception) -> TransientError | None:
@@ -77,6 +83,23 @@ def first_line(error: Exception) -> str:
     """What the driver says, without the detail below: that holds the row, which is a customer's."""
     said = _driver_error(error)
     return (str(said).splitlines() or [type(said).__name__])[0]
+
+
+def without_data(error: Exception) -> str:
+    """What the driver says, and the SQLSTATE, without the customer's data.
+
+    Of an error of class 22 it is the condition's name alone: Postgres' words quote the value.
+    """
+    state, said = sqlstate(error), first_line(error)
+    if state.startswith(DATA_EXCEPTION):
+        name = type(_driver_error(error)).__name__.removesuffix("Error")
+        said = _WORD_BEGINS.sub(" ", name).lower()
+    return f"{said} ({state})" if state else said
+
+
+def sqlstate(error: BaseException) -> str:
+    """Postgres' code of what went wrong, five characters; empty where it was not Postgres."""
+    return str(getattr(_driver_error(error), "sqlstate", None) or "")
 
 
 @contextmanager
@@ -101,7 +124,7 @@ def _raise_translated(error: Exception) -> NoReturn:
     meant = meaning(error)
     if meant is None:
         raise error
-    raise meant from error
+    raise meant from None  # the cause has the row in its words, which logs and traces would keep
 
 
 def _driver_error(error: BaseException) -> BaseException:
