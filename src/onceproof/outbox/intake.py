@@ -80,6 +80,7 @@ class Intake:
             NothingDoneError: the change returned no row; nothing was written.
             DatabaseUnavailableError, TransientError: nothing was written; try again later.
             OutcomeUnknownError: the reply was lost; a repeated request tells.
+            OnceproofError: the statement is wrong, or refuses what it was to write; nothing was written.
             EventTooLargeError, MalformedEventError: see `append`.
         """
         arguments = (
@@ -97,10 +98,7 @@ class Intake:
         try:
             row, found = await self._connections.run(execute)
         except DRIVER_ERRORS as error:
-            meant = write_failure(error)
-            if meant is None:
-                raise
-            raise meant from None  # the cause's detail holds the row, which is a customer's
+            raise write_failure(error) from None  # the cause has the row in its words
         if row["claimed"]:
             return None
         if found is None:  # held by somebody, or forgotten in this very moment

@@ -11,7 +11,7 @@ from typing import Final
 from onceproof.errors import OnceproofError, OutcomeUnknownError, PermanentError
 from onceproof.events import Event
 from onceproof.postgres import DRIVER_ERRORS, Connections
-from onceproof.postgres.failures import first_line, is_reply_lost, meaning
+from onceproof.postgres.failures import first_line, is_reply_lost, meaning, without_data
 from onceproof.telemetry import current_traceparent
 
 # An error is the only way in which a statement can take itself back; its text is this cast's argument,
@@ -68,6 +68,7 @@ class SqlWrite:
             NothingDoneError: the change returned no row; nothing was written.
             DatabaseUnavailableError, TransientError: nothing was written; try again later.
             OutcomeUnknownError: the reply was lost.
+            OnceproofError: the statement is wrong, or refuses what it was to write; nothing was written.
             EventTooLargeError, MalformedEventError: see `append`.
         """
         if event.traceparent is None:
@@ -76,10 +77,7 @@ class SqlWrite:
         try:
             await self._connections.run(lambda c: c.fetchval(self._statement, *arguments))
         except DRIVER_ERRORS as error:
-            meant = write_failure(error)
-            if meant is None:
-                raise
-            raise meant from None  # the cause's detail holds the row, which is a customer's
+            raise write_failure(error) from None  # the cause has the row in its words
         return event
 
 
@@ -108,10 +106,10 @@ def event_arguments(event: Event, destination: str | None) -> tuple[str | None, 
     return (event.id, event.key, event.type, payload, event.traceparent, destination)
 
 
-def write_failure(error: Exception) -> OnceproofError | None:
-    """What a failed statement means; None where it is wrong, or what it was asked to write."""
+def write_failure(error: Exception) -> OnceproofError:
+    """What a failed statement means."""
     if _NOTHING_DONE in str(error):
         return NothingDoneError("the change did nothing")
     if is_reply_lost(error):
         return OutcomeUnknownError(f"reply of the database lost: {first_line(error)}")
-    return meaning(error)
+    return meaning(error) or OnceproofError(f"the change failed: {without_data(error)}")
