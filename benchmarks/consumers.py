@@ -6,22 +6,20 @@ import sys
 from contextlib import AsyncExitStack
 from dataclasses import replace
 from datetime import datetime
-from typing import Any, Final
+from typing import Any
 
 from benchmarks.bench import Bench
+from benchmarks.calibrated import Calibrated
 from benchmarks.end_to_end import worker_environment
 from benchmarks.figures import Sample
 from benchmarks.null_broker import deliveries
 from benchmarks.peers.process import driver
-from benchmarks.peers.queues import charged, charged_sample, empty, round_orders
+from benchmarks.peers.queues import charged, charged_sample, empty
 from benchmarks.queue_ceiling import publish
 from benchmarks.queue_content import fresh_queue
 
-_WARM_UP: Final = 1000
-_LONG_WARM_UP: Final = 10000
 
-
-class Consumers:
+class Consumers(Calibrated):
     """The library's consumer with an effect in SQL, in so many processes.
 
     Args:
@@ -30,23 +28,12 @@ class Consumers:
         number: of processes.
     """
 
+    LONG_WARM_UP = 10_000
+
     def __init__(self, at: Bench, client: Any, number: int) -> None:  # noqa: ANN401
-        self.name = "1 consumer" if number == 1 else f"{number} consumers"
-        self._at = at
+        super().__init__(at, "1 consumer" if number == 1 else f"{number} consumers")
         self._client = client
         self._number = number
-        self._orders = _WARM_UP
-
-    async def prepare(self) -> None:
-        """Warm up, and find out how many orders fill the time of a run."""
-        await self.run(_WARM_UP)
-        warm = await self.run(_LONG_WARM_UP)
-        self._orders = round_orders(warm.orders_per_s * self._at.scale.seconds)
-
-    async def measure(self, repeat: int) -> Sample:
-        """Consume; `repeat` changes nothing."""
-        del repeat
-        return await self.run(self._orders)
 
     async def run(self, orders: int) -> Sample:
         """Consume the deliveries of `orders` orders.
@@ -54,8 +41,8 @@ class Consumers:
         Raises:
             InvalidRunError: not every order was charged exactly once.
         """
-        where = self._at.where
-        server = await self._at.queue_server()
+        where = self.at.where
+        server = await self.at.queue_server()
         await empty(where)
         async with fresh_queue(self._client) as (queue, url), AsyncExitStack() as stack:
             await publish(

@@ -90,15 +90,7 @@ class Ours:
                 f"the consumer acked {subscriber.acked} messages in {STUCK_S:.0f} s, and then no more"
             ) from None
         cpu = time.process_time() - cpu
-        found = await self._where.counts(
-            "SELECT count(*) AS charges, count(DISTINCT order_id) AS orders FROM charges"
-        )
-        require_charged_once(
-            asked=orders,
-            charges=found["charges"],
-            charged_orders=found["orders"],
-            given_back=subscriber.given_back,
-        )
+        await require_all_charged(self._where, orders, given_back=subscriber.given_back)
         return Sample(orders, subscriber.finished_at - started, cpu, self._transactions)
 
     async def _handle(self, session: AsyncSession, delivery: Delivery) -> None:
@@ -146,6 +138,28 @@ class Ceiling:
         )  # fmt: skip
         orders = await require_ceiling_charged_once(self._where)
         return Sample(orders, done.seconds, done.cpu_s, done.transactions)
+
+
+async def require_all_charged(where: Database, orders: int, *, given_back: int) -> None:
+    """Refuse a run in which not every order was charged exactly once.
+
+    Args:
+        where: the database.
+        orders: distinct orders in the input.
+        given_back: deliveries that were released or rejected instead of acked.
+
+    Raises:
+        InvalidRunError: with what is wrong.
+    """
+    found = await where.counts(
+        "SELECT count(*) AS charges, count(DISTINCT order_id) AS orders FROM charges"
+    )
+    require_charged_once(
+        asked=orders,
+        charges=found["charges"],
+        charged_orders=found["orders"],
+        given_back=given_back,
+    )
 
 
 async def require_ceiling_charged_once(where: Database) -> int:

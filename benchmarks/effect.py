@@ -23,10 +23,11 @@ from benchmarks.consuming import (
     STUCK_S,
     empty,
     numbered,
+    require_all_charged,
     require_ceiling_charged_once,
 )
 from benchmarks.database import Database
-from benchmarks.figures import InvalidRunError, Sample, require_charged_once
+from benchmarks.figures import InvalidRunError, Sample
 from benchmarks.null_broker import DUPLICATE_EVERY, NullSubscriber, deliveries, order_event
 from onceproof.consumer import Consumer, ConsumerSettings
 from onceproof.inbox.statement import claim_with_effect
@@ -104,15 +105,7 @@ class Ours:
         finally:
             gc.unfreeze()
         cpu = time.process_time() - cpu
-        found = await self._where.counts(
-            "SELECT count(*) AS charges, count(DISTINCT order_id) AS orders FROM charges"
-        )
-        require_charged_once(
-            asked=orders,
-            charges=found["charges"],
-            charged_orders=found["orders"],
-            given_back=subscriber.given_back,
-        )
+        await require_all_charged(self._where, orders, given_back=subscriber.given_back)
         transactions = self._connections.lent - before
         return Sample(orders, subscriber.finished_at - started, cpu, transactions)
 

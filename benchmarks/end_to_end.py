@@ -15,23 +15,22 @@ from pathlib import Path
 from typing import Any, Final
 
 from benchmarks.bench import Bench
+from benchmarks.calibrated import Calibrated
 from benchmarks.database import Database
 from benchmarks.elasticmq import CREDENTIALS, REGION
 from benchmarks.figures import Sample
 from benchmarks.peers.process import driver
-from benchmarks.peers.queues import charged, charged_sample, empty, round_orders
+from benchmarks.peers.queues import charged, charged_sample, empty
 from benchmarks.ports import free_port
 from benchmarks.queue_content import fresh_queue
 from benchmarks.service_process import service
 from benchmarks.sqs_requests import RequestCounter
 
 _STUCK_S: Final = 90.0
-_WARM_UP: Final = 300
-_LONG_WARM_UP: Final = 3000
 _ROOT: Final = Path(__file__).resolve().parent.parent
 
 
-class EndToEnd:
+class EndToEnd(Calibrated):
     """Producer, relay and consumer of the library.
 
     Args:
@@ -41,22 +40,9 @@ class EndToEnd:
     """
 
     def __init__(self, at: Bench, client: Any, *, count_requests: bool = False) -> None:  # noqa: ANN401
-        self.name = "onceproof, end to end"
-        self._at = at
+        super().__init__(at, "onceproof, end to end")
         self._client = client
         self._count = count_requests
-        self._orders = _WARM_UP
-
-    async def prepare(self) -> None:
-        """Warm up, and find out how many orders fill the time of a run."""
-        await self.run(_WARM_UP)
-        warm = await self.run(_LONG_WARM_UP)
-        self._orders = round_orders(warm.orders_per_s * self._at.scale.seconds)
-
-    async def measure(self, repeat: int) -> Sample:
-        """Write and process; `repeat` changes nothing."""
-        del repeat
-        return await self.run(self._orders)
 
     async def run(self, orders: int) -> Sample:
         """Write and process `orders` orders.
@@ -64,9 +50,9 @@ class EndToEnd:
         Raises:
             InvalidRunError: not every order was charged exactly once.
         """
-        server = await self._at.queue_server()
-        await self._at.where.connection.execute("TRUNCATE onceproof.outbox")
-        await empty(self._at.where)
+        server = await self.at.queue_server()
+        await self.at.where.connection.execute("TRUNCATE onceproof.outbox")
+        await empty(self.at.where)
         if not self._count:
             return await self._run(orders, server.endpoint)
         async with RequestCounter(server.endpoint) as counter:
@@ -76,7 +62,7 @@ class EndToEnd:
     async def _run(
         self, orders: int, endpoint: str, counter: RequestCounter | None = None
     ) -> Sample:
-        where = self._at.where
+        where = self.at.where
         async with fresh_queue(self._client) as (queue, _):
             environment = worker_environment(where, queue, endpoint, orders=orders)
             command = [sys.executable, "-m", "benchmarks.pipeline_worker"]

@@ -18,9 +18,10 @@ from typing import Any, Final
 import aiohttp
 
 from benchmarks.bench import Bench
+from benchmarks.calibrated import Calibrated
 from benchmarks.elasticmq import CREDENTIALS, REGION
 from benchmarks.figures import InvalidRunError, Sample, require_charged_once
-from benchmarks.peers.queues import empty, round_orders, until_written, written
+from benchmarks.peers.queues import empty, until_written, written
 from benchmarks.ports import free_port
 from benchmarks.queue_content import fresh_queue
 from benchmarks.service_process import service
@@ -28,8 +29,6 @@ from benchmarks.sqs_requests import RequestCounter
 from onceproof.postgres import upgrade
 
 _CLIENTS: Final = 16
-_WARM_UP: Final = 300
-_LONG_WARM_UP: Final = 1000
 _STUCK_S: Final = 120.0
 _ROLES: Final = ("producer", "relay", "consumer", "provider")
 
@@ -40,7 +39,7 @@ class _Running:
     orders_url: str
 
 
-class ServicesPipeline:
+class ServicesPipeline(Calibrated):
     """All services in one variant.
 
     Args:
@@ -50,6 +49,8 @@ class ServicesPipeline:
         count_requests: through a counting proxy; then the time is not to be used.
     """
 
+    LONG_WARM_UP = 1000
+
     def __init__(
         self,
         at: Bench,
@@ -58,23 +59,14 @@ class ServicesPipeline:
         *,
         count_requests: bool = False,
     ) -> None:
-        self.name = variant
-        self._at = at
+        super().__init__(at, variant)
         self._client = client
         self._count = count_requests
-        self._orders = _WARM_UP
 
     async def prepare(self) -> None:
-        """Warm up, and find out how many orders fill the time of a run."""
-        await upgrade(self._at.where.library_url(), "provider")
-        await self.run(_WARM_UP)
-        warm = await self.run(_LONG_WARM_UP)
-        self._orders = round_orders(warm.orders_per_s * self._at.scale.seconds)
-
-    async def measure(self, repeat: int) -> Sample:
-        """Place orders and wait for their charges; `repeat` changes nothing."""
-        del repeat
-        return await self.run(self._orders)
+        """Make the provider's tables; see `Calibrated.prepare`."""
+        await upgrade(self.at.where.library_url(), "provider")
+        await super().prepare()
 
     async def run(self, orders: int) -> Sample:
         """Place `orders` orders.
@@ -82,8 +74,8 @@ class ServicesPipeline:
         Raises:
             InvalidRunError: not every order was charged exactly once, in either ledger.
         """
-        server = await self._at.queue_server()
-        where = self._at.where
+        server = await self.at.queue_server()
+        where = self.at.where
         await where.connection.execute(
             "TRUNCATE onceproof.outbox, onceproof.idempotency_keys, captures"
         )
@@ -94,7 +86,7 @@ class ServicesPipeline:
             return await self._run(orders, counter.endpoint, counter)
 
     async def _run(self, orders: int, endpoint: str, counter: RequestCounter | None) -> Sample:
-        where = self._at.where
+        where = self.at.where
         async with (
             fresh_queue(self._client) as (queue, _),
             self._services(endpoint, queue) as running,
@@ -142,7 +134,7 @@ class ServicesPipeline:
         shared = {
             **CREDENTIALS,
             "ONCEPROOF_VARIANT": self.name,
-            "ONCEPROOF_DATABASE_URL": self._at.where.library_url(),
+            "ONCEPROOF_DATABASE_URL": self.at.where.library_url(),
             "ONCEPROOF_SQS_ENDPOINT_URL": endpoint,
             "ONCEPROOF_SQS_REGION": REGION,
             "ONCEPROOF_QUEUE": queue,

@@ -13,10 +13,10 @@ from collections.abc import Sequence
 from typing import Any, Final
 
 from benchmarks.charge import CHARGE
-from benchmarks.consuming import NAME, STUCK_S, empty
+from benchmarks.consuming import NAME, STUCK_S, empty, require_all_charged
 from benchmarks.database import Database
 from benchmarks.effect import Counting
-from benchmarks.figures import InvalidRunError, Sample, require_charged_once
+from benchmarks.figures import InvalidRunError, Sample
 from benchmarks.null_broker import ORDER_BYTES, deliveries
 from benchmarks.queue_ceiling import publish
 from benchmarks.queue_content import BATCH, fresh_queue
@@ -71,6 +71,7 @@ class ThroughQueue:
         broker: the library's.
         client: a client for making and filling the queue.
         clients: statements in flight.
+        batch: orders a statement, at most.
         size: bytes of an order.
     """
 
@@ -82,6 +83,7 @@ class ThroughQueue:
         client: Any,  # noqa: ANN401 - aiobotocore has no types
         *,
         clients: int,
+        batch: int = BATCH,
         size: int = ORDER_BYTES,
     ) -> None:
         self._where = where
@@ -92,7 +94,7 @@ class ThroughQueue:
         self._settings = ConsumerSettings(
             name=NAME,
             concurrency=clients,
-            batch_size=BATCH,
+            batch_size=batch,
             wait_s=1,
             visibility_s=_VISIBILITY_S,
         )
@@ -120,14 +122,6 @@ class ThroughQueue:
             except TimeoutError:
                 raise InvalidRunError(f"not all was acked in {STUCK_S:.0f} s") from None
             cpu = time.process_time() - cpu
-            found = await self._where.counts(
-                "SELECT count(*) AS charges, count(DISTINCT order_id) AS orders FROM charges"
-            )
-        require_charged_once(
-            asked=orders,
-            charges=found["charges"],
-            charged_orders=found["orders"],
-            given_back=subscriber.given_back,
-        )
+            await require_all_charged(self._where, orders, given_back=subscriber.given_back)
         transactions = self._connections.lent - before
         return Sample(orders, subscriber.finished_at - started, cpu, transactions)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from functools import partial
+from typing import Final
 
 from benchmarks.bench import Bench
 from benchmarks.contest import Contender, Contest, Question
@@ -18,14 +19,20 @@ from benchmarks.services_pipeline import ServicesPipeline
 from benchmarks.sides import SideContender
 from benchmarks.through_queue import ThroughQueue
 
+_FIFTY: Final = "onceproof, fifty"
+_FEW_CLIENTS: Final = 2
+"""With fewer statements in flight more messages wait for the next one, so it takes more of them."""
+
 
 @asynccontextmanager
 async def _consumer(at: Bench) -> AsyncIterator[Sequence[Contender]]:
     async with broker_of(at) as (broker, client), connections_of(at) as connections:
-        ours = ThroughQueue(at.where, connections, broker, client, clients=at.scale.clients)
+        ours = partial(ThroughQueue, at.where, connections, broker, client)
+        ten, fifty = ours(clients=at.scale.clients), ours(clients=_FEW_CLIENTS, batch=50)
         yield [
-            SideContender(at, OURS, ours, leave=connections.close),
+            SideContender(at, OURS, ten, leave=connections.close),
             SideContender(at, "Q", NoOpConsumer(at.where, client)),
+            SideContender(at, _FIFTY, fifty, leave=connections.close),
         ]
 
 
@@ -79,7 +86,11 @@ def contests(memory_messages: int) -> list[Contest]:
     return [
         Contest(
             "consumer-queue", "Consumer through ElasticMQ, set-based", _consumer,
-            [Question("consumer / Q", OURS, "Q", 0.7, figure=3)], needs=QUEUE,
+            [
+                Question("consumer, ten a transaction / Q", OURS, "Q", 0.7, figure=3),
+                Question("consumer, fifty a transaction / Q", _FIFTY, "Q", 0.7, figure=3),
+            ],
+            needs=QUEUE,
         ),
         Contest(
             "relay-queue", "Relay to ElasticMQ", _relay,

@@ -7,16 +7,15 @@ The clock runs from the word to enqueue until the last charge is written, by the
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import Awaitable, Callable
 from datetime import datetime
 from typing import Final
 
 from benchmarks.bench import Bench
+from benchmarks.calibrated import Calibrated
 from benchmarks.contest import NotRunError
 from benchmarks.database import Database
 from benchmarks.figures import InvalidRunError, Sample, require_charged_once
-from benchmarks.null_broker import DUPLICATE_EVERY
 from benchmarks.peers.process import Driver, driver, run_driver
 from benchmarks.peers.toolchain import go_driver, python_driver
 
@@ -24,8 +23,6 @@ _STUCK_S: Final = 90.0
 _POLL_S: Final = 0.02
 _SETTLED_S: Final = 0.3
 """After the last order was seen charged, for a duplicate that is still on its way."""
-_WARM_UP: Final = 60
-_LONG_WARM_UP: Final = 400
 _MAKERS: Final[dict[str, Callable[[], Awaitable[list[str]]]]] = {
     "pgqueuer": lambda: python_driver("pgqueuer"),
     "procrastinate": lambda: python_driver("procrastinate"),
@@ -35,7 +32,7 @@ _MAKERS: Final[dict[str, Callable[[], Awaitable[list[str]]]]] = {
 PEERS: Final = tuple(_MAKERS)
 
 
-class QueuePeer:
+class QueuePeer(Calibrated):
     """A peer with its defaults, or tuned by its own documentation.
 
     Args:
@@ -45,9 +42,12 @@ class QueuePeer:
         broken: the negative control: duplicates are charged.
     """
 
+    WARM_UP = 60
+    LONG_WARM_UP = 400
+    SLOW_PER_S = 60
+
     def __init__(self, at: Bench, peer: str, *, tuned: bool, broken: bool = False) -> None:
-        self.name = f"{peer}, tuned" if tuned else peer
-        self._at = at
+        super().__init__(at, f"{peer}, tuned" if tuned else peer)
         self._peer = peer
         self._environment = {
             "BENCH_DSN": at.where.libpq_url(),
@@ -55,25 +55,16 @@ class QueuePeer:
             "BENCH_BROKEN": "1" if broken else "0",
         }
         self._command: list[str] = []
-        self._orders = _WARM_UP
 
     async def prepare(self) -> None:
         """Build it, make its tables, and find out how many orders fill the time of a run."""
-        if self._at.where.url.password:
+        if self.at.where.url.password:
             raise NotRunError("the peers' drivers take no password: give a server that trusts us")
         self._command = await _MAKERS[self._peer]()
-        if self._peer not in self._at.installed:
+        if self._peer not in self.at.installed:
             await run_driver([*self._command, "setup"], self._environment)
-            self._at.installed.add(self._peer)
-        warm = await self.run(_WARM_UP)
-        if warm.orders_per_s > _WARM_UP:
-            warm = await self.run(_LONG_WARM_UP)
-        self._orders = round_orders(warm.orders_per_s * self._at.scale.seconds)
-
-    async def measure(self, repeat: int) -> Sample:
-        """Enqueue and process; `repeat` changes nothing."""
-        del repeat
-        return await self.run(self._orders)
+            self.at.installed.add(self._peer)
+        await super().prepare()
 
     async def run(self, orders: int) -> Sample:
         """Enqueue and process `orders` orders.
@@ -81,7 +72,7 @@ class QueuePeer:
         Raises:
             InvalidRunError: not every order was charged exactly once.
         """
-        where = self._at.where
+        where = self.at.where
         await empty(where)
         environment = self._environment | {"BENCH_ORDERS": str(orders)}
         async with (
@@ -158,14 +149,3 @@ async def charged_sample(where: Database, orders: int, started: datetime) -> Sam
     seconds = (found["at"] - started).total_seconds()
     own = sum(value for name, value in resources.cpu_s.items() if name in {"worker", "producer"})
     return Sample(orders, seconds, own, 0, resources)
-
-
-def round_orders(number: float) -> int:
-    """A whole number of twenties, as every twentieth has a duplicate, and not too few to be timed."""
-    return max(round(number / DUPLICATE_EVERY) * DUPLICATE_EVERY, _WARM_UP)
-
-
-@asynccontextmanager
-async def queue_peers(at: Bench) -> AsyncIterator[Sequence[QueuePeer]]:
-    """All peers, each with its defaults and tuned."""
-    yield [QueuePeer(at, peer, tuned=tuned) for peer in PEERS for tuned in (False, True)]

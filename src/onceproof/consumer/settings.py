@@ -44,7 +44,7 @@ class ConsumerSettings:
     concurrency: int = 10
     prefetch: int = 20
     batch_size: int = 10
-    receives: int = 4
+    receives: int = 8
     linger_s: float = 0.01
     wait_s: float = 20.0
     visibility_s: float = 30.0

@@ -22,7 +22,7 @@ class ConsumerServiceSettings(ServiceSettings):
     """For one request to the payment provider; below the visibility timeout."""
     concurrency: int = Field(default=10, ge=1)
     prefetch: int = Field(default=20, ge=0)
-    receives: int = Field(default=4, ge=1)
+    receives: int = Field(default=8, ge=1)
     """Receive requests in flight at most, while they come back full."""
     wait_s: float = Field(default=20.0, ge=0, le=20)
     visibility_s: float = Field(default=30.0, ge=1, le=43200)
