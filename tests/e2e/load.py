@@ -121,15 +121,19 @@ Ended = Mapping[str, int | None]
 
 def _ended(text: str) -> Ended:
     codes: dict[str, int | None] = {}
+    stayed: set[str] = set()
     gone: set[str] = set()
     for event in _documents(text):
         name = event["object"]["metadata"]["name"]
+        if "deletionTimestamp" not in event["object"]["metadata"]:
+            stayed.add(name)
         for container in event["object"]["status"].get("containerStatuses", ()):
             if ended := container["state"].get("terminated"):
                 codes[name] = int(ended["exitCode"])
         if event["type"] == "DELETED":
             gone.add(name)
-    return {name: codes.get(name) for name in gone}
+    # A pod that was leaving when the watch began left for another reason, e.g. an upgrade before it.
+    return {name: codes.get(name) for name in gone & stayed}
 
 
 def _documents(text: str) -> Iterator[dict[str, Any]]:
