@@ -124,8 +124,10 @@ def test_every_committed_row_is_claimed_once_whatever_the_order_of_commits(  # n
                 table.floor.value = min(table.floor.value, failed[-1])  # it was pending throughout
             elif step == "time":
                 table.now += 0.4
-        table.now += 1000
-        claimed += await take_all(scan)
+        # A sweep that is under way may be past a row that failed since; the next one is not.
+        for _ in range(2):
+            table.now += 1000
+            claimed += await take_all(scan)
         assert sorted(claimed) == sorted(committed)
 
     asyncio.run(run())

@@ -4,15 +4,21 @@ from __future__ import annotations
 
 from typing import Final
 
-# Every statement that the relay repeats wants an index scan, whatever the statistics say: the table is
-# empty one minute and has ten million rows the next, and a plan that was right for the one is a
-# disaster for the other. So the plan is made once, and cannot be a sequential scan.
+# Every statement that the relay repeats wants its one index scan, whatever the statistics say: nothing
+# is pending one minute and ten million rows are the next, and a plan that was right for the one is a
+# disaster for the other. So the plan is made once, and the statements leave no other:
+#
+# - to the next row of a key leads an order by key and seq, with a range of keys instead of an equality;
+#   for the planner would take the order out of an equality, and then walk the pending rows of all keys;
+# - a join with the table is bounded from both sides, and hashed; a nested loop is what is left for a
+#   LATERAL, which has no other way.
 SESSION: Final = (
     "SET plan_cache_mode = force_generic_plan",
     "SET enable_seqscan = off",
     "SET enable_bitmapscan = off",
-    "SET enable_hashjoin = off",
+    "SET enable_sort = off",
     "SET enable_mergejoin = off",
+    "SET enable_nestloop = off",
 )
 
 # A row with a key is claimed only as the head of its key: nothing older with that key is unpublished,
@@ -24,10 +30,11 @@ SESSION: Final = (
 _IS_FREE: Final = """
     o.published_at IS NULL
     AND o.available_at <= clock_timestamp()
-    AND (o.key IS NULL OR NOT EXISTS (
-        SELECT FROM onceproof.outbox AS older
-        WHERE older.key = o.key AND older.destination = o.destination
-          AND older.seq < o.seq AND older.seq >= $3 AND older.published_at IS NULL))
+    AND (o.key IS NULL OR o.seq = (
+        SELECT head.seq FROM onceproof.outbox AS head
+        WHERE (head.key, head.seq) >= (o.key, $3) AND head.key <= o.key
+          AND head.destination = o.destination AND head.published_at IS NULL
+        ORDER BY head.key, head.seq LIMIT 1))
 """
 
 # A claim is a promise among relays about the next seconds. When the server crashes before it reached
@@ -84,9 +91,9 @@ CLAIM_THESE: Final = _CLAIM.format(
 _BEHIND: Final = """
     SELECT behind.seq FROM {sent} AS sent CROSS JOIN LATERAL (
         SELECT o.seq FROM onceproof.outbox AS o
-        WHERE o.key = sent.key AND o.destination = sent.destination
-          AND o.seq > sent.seq AND o.published_at IS NULL
-        ORDER BY o.seq LIMIT 1) AS behind
+        WHERE (o.key, o.seq) > (sent.key, sent.seq) AND o.key <= sent.key
+          AND o.destination = sent.destination AND o.published_at IS NULL
+        ORDER BY o.key, o.seq LIMIT 1) AS behind
 """
 
 # One statement for the whole batch. The last error stays when the row is sent at last: it explains the
@@ -104,7 +111,7 @@ _MARK: Final = """
             available_at = clock_timestamp() + make_interval(secs => r.delay_s)
         FROM unnest($1::text[], $2::bigint[], $3::int[], $4::text[], $5::text[], $6::float8[])
             AS r (id, seq, attempts, message_id, error, delay_s)
-        WHERE o.seq = r.seq AND o.id = r.id AND o.published_at IS NULL
+        WHERE o.seq = ANY ($2) AND o.seq = r.seq AND o.id = r.id AND o.published_at IS NULL
           AND (r.error IS NULL OR o.attempts = r.attempts)
         RETURNING o.key, o.destination, o.seq, o.published_at
     )
