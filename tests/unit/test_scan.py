@@ -92,45 +92,60 @@ STEPS = st.lists(
 )  # fmt: skip
 
 
-@settings(max_examples=400, deadline=None)
-@given(STEPS, st.integers(1, 5))
-def test_every_committed_row_is_claimed_once_whatever_the_order_of_commits(  # noqa: C901
-    steps: list[str], batch_size: int
-) -> None:
-    async def run() -> None:
-        table = Table()
-        scan = scan_of(table, batch_size)
-        claimed: list[int] = []
-        committed: set[int] = set()
-        failed: list[int] = []
-        for step in steps:
-            if step == "committed":
-                committed.add(table.insert(committed=True))
-            elif step == "open":
+class Story:
+    """Steps in any order, and what came of them."""
+
+    def __init__(self, batch_size: int) -> None:
+        self.table = Table()
+        self.scan = scan_of(self.table, batch_size)
+        self.claimed: list[int] = []
+        self.committed: set[int] = set()
+
+    async def step(self, name: str) -> None:
+        table = self.table
+        match name:
+            case "committed":
+                self.committed.add(table.insert(committed=True))
+            case "open":
                 table.insert(committed=False)
-            elif step == "commit one" and table.open:
+            case "commit one" if table.open:
                 late = table.open.pop()
                 table.pending[late] = 0.0
-                committed.add(late)
-            elif step == "roll back one" and table.open:
+                self.committed.add(late)
+            case "roll back one" if table.open:
                 table.open.pop()
-            elif step == "refresh":
+            case "refresh":
                 table.refresh()
-            elif step == "look":
-                claimed += [row.seq for row in await scan.next()]
-            elif step == "fail one" and claimed:
-                failed.append(claimed[-1])
-                table.pending[claimed.pop()] = table.now + 0.5
-                table.floor.value = min(table.floor.value, failed[-1])  # it was pending throughout
-            elif step == "time":
+            case "look":
+                self.claimed += [row.seq for row in await self.scan.next()]
+            case "fail one" if self.claimed:
+                failed = self.claimed.pop()
+                table.pending[failed] = table.now + 0.5
+                table.floor.value = min(table.floor.value, failed)  # it was pending throughout
+            case "time":
                 table.now += 0.4
+
+    async def end(self) -> None:
         # A sweep that is under way may be past a row that failed since; the next one is not.
         for _ in range(2):
-            table.now += 1000
-            claimed += await take_all(scan)
-        assert sorted(claimed) == sorted(committed)
+            self.table.now += 1000
+            self.claimed += await take_all(self.scan)
 
-    asyncio.run(run())
+
+@settings(max_examples=400, deadline=None)
+@given(STEPS, st.integers(1, 5))
+def test_every_committed_row_is_claimed_once_whatever_the_order_of_commits(
+    steps: list[str], batch_size: int
+) -> None:
+    async def run() -> Story:
+        story = Story(batch_size)
+        for name in steps:
+            await story.step(name)
+        await story.end()
+        return story
+
+    story = asyncio.run(run())
+    assert sorted(story.claimed) == sorted(story.committed)
 
 
 async def test_what_was_committed_before_a_look_is_found_by_it() -> None:
