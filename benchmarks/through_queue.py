@@ -40,6 +40,7 @@ class Watching:
         self._left = messages
         self.queue = inner.queue
         self.receive = inner.receive
+        self.extend = inner.extend
         self.reject = inner.reject
         self.describe = inner.describe
         self.depth = inner.depth
@@ -56,10 +57,10 @@ class Watching:
             self.finished.set()
         return results
 
-    async def extend(self, messages: Sequence[Message], visibility_s: float) -> list[SettleResult]:
+    async def release(self, messages: Sequence[Message], delay_s: float) -> list[SettleResult]:
         """Count: what is given back is not acked, and the run is refused."""
         self.given_back += len(messages)
-        return await self._inner.extend(messages, visibility_s)
+        return await self._inner.release(messages, delay_s)
 
 
 class ThroughQueue:

@@ -20,9 +20,10 @@ from sqlalchemy.engine import make_url
 
 from onceproof.brokers.sqs import SqsBroker
 from onceproof.postgres import upgrade
-from onceproof_chaos.embedded import EmbeddedPostgres, EmbeddedSqs
+from onceproof_chaos.embedded import EmbeddedKafka, EmbeddedPostgres, EmbeddedSqs, kafka_jars
 
 DATABASE_VARIABLE = "ONCEPROOF_TEST_DATABASE_URL"
+KAFKA_VARIABLE = "ONCEPROOF_TEST_KAFKA"
 PIPELINE_COMPONENTS = ("onceproof", "producer", "consumer")
 PROVIDER_COMPONENTS = ("provider",)
 
@@ -129,6 +130,18 @@ def sqs_endpoint(server_directory: Path) -> Iterator[str]:
         for name, value in server.environment.items():
             patch.setenv(name, value)
         yield server.endpoint_url
+
+
+@pytest.fixture(scope="session")
+def kafka_bootstrap(server_directory: Path) -> Iterator[str]:
+    """The embedded Kafka, or the one of ONCEPROOF_TEST_KAFKA; skips where there is neither."""
+    if given := os.environ.get(KAFKA_VARIABLE):
+        yield given
+        return
+    if reason := kafka_jars.why_not():
+        pytest.skip(f"no Kafka: {reason}; {KAFKA_VARIABLE} may name one")
+    with EmbeddedKafka(server_directory / "kafka") as server:
+        yield server.bootstrap
 
 
 @pytest.fixture

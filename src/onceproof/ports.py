@@ -154,9 +154,16 @@ class Subscriber(Protocol):
         ...
 
     async def extend(self, messages: Sequence[Message], visibility_s: float) -> list[SettleResult]:
-        """Hide messages for `visibility_s` more seconds from now; 0 gives them back. Never raises.
+        """Keep messages for `visibility_s` more seconds from now. Never raises.
 
         Best effort, and no fence: an extension may come too late.
+        """
+        ...
+
+    async def release(self, messages: Sequence[Message], delay_s: float) -> list[SettleResult]:
+        """Give messages back, to be delivered again after `delay_s` seconds, here or elsewhere.
+
+        Never raises: what is not given back comes again when its visibility lapses.
         """
         ...
 

@@ -1,6 +1,7 @@
 """One suite for all brokers: what differs between them is in the features table, and only there.
 
-ONCEPROOF_TEST_SQS_ENDPOINT adds an ElasticMQ that runs elsewhere.
+ONCEPROOF_TEST_SQS_ENDPOINT adds an ElasticMQ that runs elsewhere. Kafka is started where Java and its
+jars are to be had, or is the one of ONCEPROOF_TEST_KAFKA.
 """
 
 from __future__ import annotations
@@ -9,12 +10,13 @@ import os
 import time
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from uuid import uuid4
 
 import pytest
 
 from onceproof.brokers import MemoryBroker
+from onceproof.brokers.kafka import KafkaBroker, KafkaSettings, TopicPolicy
 from onceproof.brokers.sqs import SqsBroker
 from onceproof.ports import Message, Outgoing, Publisher, SettleResult, Subscriber
 
@@ -34,18 +36,21 @@ class Features:
         keeps_order: messages of one key come in the order in which they were sent.
         reports_retention: the broker tells how long it keeps a message; ElasticMQ does not.
         refuses_stale_receipts: an ack after another delivery is refused and the message stays.
+        visibility_per_queue: a queue has a visibility timeout of its own; a partition has an owner.
     """
 
     endpoint: str
     keeps_order: bool = False
     reports_retention: bool = True
     refuses_stale_receipts: bool = True
+    visibility_per_queue: bool = True
 
 
 BROKERS = {
     "memory": Features("memory"),
     "sqs": Features("embedded"),
     "sqs-fifo": Features("embedded", keeps_order=True),
+    "kafka": Features("kafka", keeps_order=True, visibility_per_queue=False),
 }
 if os.environ.get(ENDPOINT_VARIABLE):
     BROKERS |= {
@@ -59,7 +64,8 @@ class Harness:
     """A broker under test; every queue that it makes has a name of its own."""
 
     features: Features
-    broker: MemoryBroker | SqsBroker
+    broker: MemoryBroker | SqsBroker | KafkaBroker
+    policies: dict[str, TopicPolicy] = field(default_factory=dict)
 
     @property
     def publisher(self) -> Publisher:
@@ -82,6 +88,12 @@ class Harness:
                 max_receive_count=max_receive_count if dead_letter else None,
                 dead_letter=dead_letter,
             )
+        elif isinstance(self.broker, KafkaBroker):
+            policy = TopicPolicy(f"{name}.retry", dead_letter, max_receive_count)
+            self.policies[name] = policy
+            await self.broker.ensure_topic(
+                name, partitions=3, retention_s=retention_s, policy=policy
+            )
         else:
             await self.broker.ensure_queue(
                 name,
@@ -93,7 +105,8 @@ class Harness:
         return name
 
     def new_name(self) -> str:
-        return f"conformance-{uuid4().hex[:12]}" + (".fifo" if self.features.keeps_order else "")
+        fifo = self.features.keeps_order and isinstance(self.broker, SqsBroker)
+        return f"conformance-{uuid4().hex[:12]}" + (".fifo" if fifo else "")
 
     def subscriber(self, queue: str) -> Subscriber:
         return self.broker.subscriber(queue)
@@ -103,14 +116,22 @@ class Harness:
         if isinstance(self.broker, MemoryBroker):
             self.broker.fail_next_send([message.id], "refused")
             return [message]
+        if isinstance(self.broker, KafkaBroker):
+            return [replace(message, body=b"x" * 1_100_000)]
         bodies = (b"nul \x00", b"\xff\xfe", b"", b"\xef\xbf\xbf", b"x" * (256 * 1024 + 1))
         return [Outgoing(id=f"{message.id}-{i}", body=body) for i, body in enumerate(bodies)]
 
     @asynccontextmanager
-    async def unavailable(self) -> AsyncIterator[MemoryBroker | SqsBroker]:
+    async def unavailable(self) -> AsyncIterator[MemoryBroker | SqsBroker | KafkaBroker]:
         if isinstance(self.broker, MemoryBroker):
             self.broker.set_unavailable("switched off")
             yield self.broker
+            return
+        if isinstance(self.broker, KafkaBroker):
+            nobody = KafkaSettings("127.0.0.1:9", request_timeout_s=1, send_timeout_s=1)
+            policies = {name: TopicPolicy.of(name) for name in self.policies}
+            async with KafkaBroker.connect(nobody, policies) as away:
+                yield away
             return
         async with SqsBroker.connect(
             endpoint_url=UNREACHABLE,
@@ -126,6 +147,13 @@ async def harness(request: pytest.FixtureRequest) -> AsyncIterator[Harness]:
     features = BROKERS[request.param]
     if features.endpoint == "memory":
         yield Harness(features, MemoryBroker())
+        return
+    if features.endpoint == "kafka":
+        settings = KafkaSettings(
+            request.getfixturevalue("kafka_bootstrap"), group=f"g-{uuid4().hex[:12]}", session_s=3
+        )
+        async with KafkaBroker.connect(settings) as kafka:
+            yield Harness(features, kafka)
         return
     url = (
         request.getfixturevalue("sqs_endpoint")

@@ -92,7 +92,7 @@ async def test_order_of_a_key(harness: Harness, receiving: type[Receiving]) -> N
     subscriber = harness.subscriber(queue)
     # Given back once, so that the order must also survive a redelivery.
     first = await receiving.until(subscriber, 3)
-    await subscriber.extend(first, 0)
+    await subscriber.release(first, 0)
     by_key = defaultdict(list)
     for _ in sent:
         (message,) = await receiving.until(subscriber, 1)

@@ -55,12 +55,15 @@ async def test_describe(harness: Harness) -> None:
     )
     order = harness.features.keeps_order
     known = harness.features.reports_retention
+    per_queue = harness.features.visibility_per_queue
     assert await harness.subscriber(queue).describe() == QueueInfo(
         name=queue,
-        visibility_timeout_s=11,
+        visibility_timeout_s=11 if per_queue else 30,
         retention_s=3600 if known else inf,
         max_receive_count=4,
-        dead_letter=QueueInfo(dead_letter, 7, 7200 if known else inf, keeps_order=order),
+        dead_letter=QueueInfo(
+            dead_letter, 7 if per_queue else 30, 7200 if known else inf, keeps_order=order
+        ),
         keeps_order=order,
     )
 
@@ -102,7 +105,11 @@ async def test_unavailable_broker(harness: Harness) -> None:
             await subscriber.describe()
         with pytest.raises(BrokerUnavailableError):
             await subscriber.reject(message, "why")
-        for results_of in (subscriber.ack([message]), subscriber.extend([message], 1)):
+        for results_of in (
+            subscriber.ack([message]),
+            subscriber.extend([message], 1),
+            subscriber.release([message], 0),
+        ):
             (settled,) = await results_of
             assert not settled.ok
             assert not settled.stale

@@ -40,7 +40,7 @@ async def test_release_makes_available_at_once(
     await harness.publisher.send(queue, [Outgoing("e1", b"body")])
     subscriber = harness.subscriber(queue)
     messages = await receiving.until(subscriber, 1, visibility_s=600)
-    assert [result.ok for result in await subscriber.extend(messages, 0)] == [True]
+    assert [result.ok for result in await subscriber.release(messages, 0)] == [True]
     (again,) = await receiving.until(subscriber, 1)
     assert again.attempt == 2
 
@@ -102,7 +102,7 @@ async def test_redrive_after_too_many_deliveries(
     for attempt in (1, 2):
         (message,) = await receiving.until(subscriber, 1)
         assert message.attempt == attempt
-        await subscriber.extend([message], 0)
+        await subscriber.release([message], 0)
     deadline = time.monotonic() + 10
     moved: list[Message] = []
     while not moved and time.monotonic() < deadline:

@@ -211,7 +211,7 @@ async def test_messages_held_by_somebody_else(rig: Rig, monkeypatch: pytest.Monk
     redriven = await rig.dlq("redrive", "--yes", "--rate", "100", "--hold", "1")
     assert redriven.exit_code == 3
     assert "held by somebody else" in redriven.stdout
-    await rig.broker.subscriber(rig.queue.dead_letter).extend([held], 0)
+    await rig.broker.subscriber(rig.queue.dead_letter).release([held], 0)
     assert (await rig.json("redrive", "--yes", "--rate", "100"))["sent"] == 4
 
 

@@ -93,7 +93,7 @@ async def test_a_message_given_back_ends_the_run() -> None:
     assert len(received) == 10
     await broker.ack(received)
     assert not broker.finished.is_set()
-    await broker.extend(received[:1], 0)
+    await broker.release(received[:1], 0)
     assert broker.finished.is_set()
     assert broker.given_back == 1
 

@@ -150,7 +150,7 @@ class Drain:
                         "event_id": event_id,
                     }
                 )
-        await self._dead_letters.extend(seen, 0)
+        await self._dead_letters.release(seen, 0)
         return rows
 
     async def _level(self, pipeline: asyncpg.Connection, provider: asyncpg.Connection) -> Level:

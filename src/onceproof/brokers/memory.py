@@ -155,9 +155,13 @@ class MemorySubscriber:
         return [self._settle(message, None) for message in messages]
 
     async def extend(self, messages: Sequence[Message], visibility_s: float) -> list[SettleResult]:
-        """Hide messages longer, or release them; see `onceproof.ports.Subscriber.extend`."""
+        """Hide messages longer; see `onceproof.ports.Subscriber.extend`."""
         await asyncio.sleep(0)
         return [self._settle(message, visibility_s) for message in messages]
+
+    async def release(self, messages: Sequence[Message], delay_s: float) -> list[SettleResult]:
+        """Hide messages until they are to come again; see `onceproof.ports.Subscriber.release`."""
+        return await self.extend(messages, delay_s)
 
     async def reject(self, message: Message, reason: str) -> None:
         """Move a message to the DLQ; see `onceproof.ports.Subscriber.reject`."""

@@ -10,7 +10,6 @@ from collections import Counter
 from collections.abc import Sequence
 from contextlib import nullcontext
 from datetime import UTC, datetime
-from typing import Final
 
 from opentelemetry.trace import INVALID_SPAN, Span, Status, StatusCode, use_span
 
@@ -32,8 +31,6 @@ from onceproof.ports import Message, Subscriber
 from onceproof.telemetry import DEDUP_HIT, OUTCOME
 
 logger = logging.getLogger(__name__)
-
-_MAX_VISIBILITY_S: Final = 43200.0
 
 
 class Settler:
@@ -89,7 +86,7 @@ class Settler:
             tracing.released(item, delay_s)
         if ours:
             messages = [item.message for item in ours]
-            await self._subscriber.extend(messages, min(delay_s, _MAX_VISIBILITY_S))
+            await self._subscriber.release(messages, delay_s)
 
     async def reject(self, message: Message, reason: str) -> None:
         """Move a message to the DLQ with its reason; where that fails it comes again by itself."""

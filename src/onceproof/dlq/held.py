@@ -135,7 +135,7 @@ class HeldDeadLetters:
             self._held.pop(m.message_id).message for m in messages if m.message_id in self._held
         ]
         if ours:
-            await self._subscriber.extend(ours, 0)
+            await self._subscriber.release(ours, 0)
 
     async def resend(self, messages: Sequence[Outgoing]) -> list[SendResult]:
         """Send to the source queue."""

@@ -105,9 +105,16 @@ class SqsSubscriber:
         return await self._settle("delete_message_batch", messages, {})
 
     async def extend(self, messages: Sequence[Message], visibility_s: float) -> list[SettleResult]:
-        """Hide messages longer, or release them; see `onceproof.ports.Subscriber.extend`."""
+        """Hide messages longer; see `onceproof.ports.Subscriber.extend`."""
         parameters = {"VisibilityTimeout": _whole_seconds(visibility_s)}
         return await self._settle("change_message_visibility_batch", messages, parameters)
+
+    async def release(self, messages: Sequence[Message], delay_s: float) -> list[SettleResult]:
+        """Hide messages until they are to come again; see `onceproof.ports.Subscriber.release`.
+
+        At most 12 hours from the receive, which is the longest visibility that SQS knows.
+        """
+        return await self.extend(messages, delay_s)
 
     async def reject(self, message: Message, reason: str) -> None:
         """Send a message to the DLQ and delete it here; see `onceproof.ports.Subscriber.reject`.

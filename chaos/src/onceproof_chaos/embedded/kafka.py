@@ -1,0 +1,168 @@
+"""A Kafka broker on this machine: one node, KRaft, its data in a folder that goes with the run.
+
+Nothing is fsynced, as in any Kafka with its default settings: what it promises it promises by
+replication, which one node has not. It survives the death of its clients, which is what a run is about.
+"""
+
+from __future__ import annotations
+
+import base64
+import socket
+import subprocess
+import time
+from collections.abc import Mapping
+from contextlib import suppress
+from pathlib import Path
+from types import TracebackType
+from typing import Final, Self
+from uuid import uuid4
+
+from onceproof.errors import BrokerUnavailableError
+from onceproof_chaos.embedded import kafka_jars
+
+_START_TIMEOUT_S: Final = 90.0
+_POLL_S: Final = 0.05
+_JAVA: Final = ("java", "-Xmx512m", "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1")
+_SETTINGS: Final = {
+    "node.id": "1",
+    "process.roles": "broker,controller",
+    "controller.listener.names": "CONTROLLER",
+    # A topic's partitions and retention are decisions: nobody makes one by misspelling its name.
+    "auto.create.topics.enable": "false",
+    "num.partitions": "6",
+    "offsets.topic.num.partitions": "4",
+    "offsets.topic.replication.factor": "1",
+    "transaction.state.log.num.partitions": "4",
+    "transaction.state.log.replication.factor": "1",
+    "transaction.state.log.min.isr": "1",
+    "share.coordinator.state.topic.replication.factor": "1",
+    "share.coordinator.state.topic.min.isr": "1",
+    "group.initial.rebalance.delay.ms": "0",
+    # A dead consumer is to be missed soon; 6 s are the least otherwise.
+    "group.min.session.timeout.ms": "1000",
+    "log.retention.check.interval.ms": "3600000",
+}
+_LOGGING: Final = """
+<Configuration><Appenders>
+<Console name="C"><PatternLayout pattern="[%d] %p %m (%c)%n"/></Console></Appenders>
+<Loggers><Root level="WARN"><AppenderRef ref="C"/></Root></Loggers></Configuration>
+"""
+_WITH_PARENT: Final = """
+exec 3<&0
+"$@" < /dev/null & broker=$!
+(cat <&3; kill -9 $broker) &
+wait $broker
+"""
+"""The broker ends when its stdin is closed, which the kernel does however the parent process ends."""
+
+
+class EmbeddedKafka:
+    """A broker of its own; usable as a context manager.
+
+    Args:
+        directory: where its data, settings and log go; made if it does not exist.
+        settings: further broker settings, by their names in `server.properties`.
+    """
+
+    def __init__(self, directory: Path, settings: Mapping[str, str] | None = None) -> None:
+        self._directory = directory
+        self._settings = dict(settings or {})
+        self._process: subprocess.Popen[bytes] | None = None
+        self._ports = (_free_port(), _free_port())
+
+    @property
+    def bootstrap(self) -> str:
+        """`host:port` for clients."""
+        return f"127.0.0.1:{self._ports[0]}"
+
+    def start(self) -> str:
+        """Start the broker, on the data that is there, and wait until it serves. Blocks for about 5 s.
+
+        Raises:
+            BrokerUnavailableError: it did not start; the message holds the end of its log.
+            ConfigurationError: its jars cannot be had.
+        """
+        if self._process is not None:
+            return self.bootstrap
+        jars = kafka_jars.fetch()
+        self._directory.mkdir(parents=True, exist_ok=True)
+        properties = self._write()
+        log = self._directory / "kafka.log"
+        logging = f"-Dlog4j2.configurationFile={self._directory / 'log4j2.xml'}"
+        java = [*_JAVA, logging, "-cp", f"{jars}/*"]
+        with log.open("ab") as output:
+            if not (self._directory / "data" / "meta.properties").exists():
+                subprocess.run(
+                    [*java, "kafka.tools.StorageTool", "format", "-t", _cluster_id(), "-c", properties],
+                    stdout=output, stderr=subprocess.STDOUT, check=True,
+                )  # fmt: skip
+            self._process = subprocess.Popen(
+                ["sh", "-c", _WITH_PARENT, "sh", *java, "kafka.Kafka", properties],  # noqa: S607
+                stdin=subprocess.PIPE,
+                stdout=output,
+                stderr=subprocess.STDOUT,
+                # Ctrl-C in the terminal is for the parent, which then stops this one in its turn.
+                start_new_session=True,
+            )
+        deadline = time.monotonic() + _START_TIMEOUT_S
+        while not self._serves():
+            if self._process.poll() is not None or time.monotonic() > deadline:
+                self.stop()
+                tail = log.read_text(errors="replace")[-2000:]
+                raise BrokerUnavailableError(f"the embedded Kafka did not start:\n{tail}")
+            time.sleep(_POLL_S)
+        return self.bootstrap
+
+    def stop(self) -> None:
+        """Kill the broker; its data stays in the folder. Harmless when it does not run."""
+        process, self._process = self._process, None
+        if process is None:
+            return
+        if process.stdin is not None:
+            with suppress(OSError):
+                process.stdin.close()
+        process.wait(30)
+
+    def _serves(self) -> bool:
+        with suppress(OSError), socket.create_connection(("127.0.0.1", self._ports[0]), 0.2):
+            return True
+        return False
+
+    def _write(self) -> str:
+        broker, controller = self._ports
+        settings = {
+            **_SETTINGS,
+            "listeners": f"PLAINTEXT://127.0.0.1:{broker},CONTROLLER://127.0.0.1:{controller}",
+            "advertised.listeners": f"PLAINTEXT://127.0.0.1:{broker}",
+            "controller.quorum.voters": f"1@127.0.0.1:{controller}",
+            "listener.security.protocol.map": "PLAINTEXT:PLAINTEXT,CONTROLLER:PLAINTEXT",
+            "log.dirs": str(self._directory / "data"),
+            **self._settings,
+        }
+        (self._directory / "log4j2.xml").write_text(_LOGGING)
+        path = self._directory / "server.properties"
+        path.write_text("".join(f"{name}={value}\n" for name, value in settings.items()))
+        return str(path)
+
+    def __enter__(self) -> Self:
+        self.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.stop()
+
+
+def _cluster_id() -> str:
+    """22 characters of base64, as Kafka wants it."""
+    return base64.urlsafe_b64encode(uuid4().bytes).decode().rstrip("=")
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])

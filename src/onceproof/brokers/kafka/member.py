@@ -1,0 +1,366 @@
+"""This process as a member of a consumer group: one task that polls, and commits between polls.
+
+The client admits one call at a time, so a commit waits for the poll before it. Therefore a poll is
+short, and everything that is to be committed meanwhile goes with one request: what was settled, and
+the delivery counts of what was fetched, which must be there before anybody gets to see it.
+
+- **A rebalance is cooperative**: partitions that stay are worked on meanwhile. From one that is taken
+  away nothing more is handed out; what is in hand may finish, and is committed, before it goes.
+- **A member that stands still** loses its partitions after `stall_s`, because it does not poll. When it
+  goes on, its receipts are stale and its commits are refused. What stops its database transaction is the
+  inbox.
+- **A member with full hands** pauses its partitions and goes on polling, so that slow work is no stall.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import time
+from collections.abc import Awaitable, Callable, Iterable, Sequence
+from datetime import UTC, datetime
+from typing import Final
+
+from confluent_kafka import KafkaError, KafkaException, Message, TopicPartition
+from confluent_kafka.aio import AIOConsumer
+
+from onceproof.brokers.kafka import headers
+from onceproof.brokers.kafka.deliveries import Deliveries
+from onceproof.brokers.kafka.failures import describe, error_of, is_not_ours, is_refused
+from onceproof.brokers.kafka.partition import Partition, Record
+from onceproof.brokers.kafka.settings import KafkaSettings
+
+logger = logging.getLogger(__name__)
+
+_IDLE_POLL_S: Final = 0.05
+_BUSY_POLL_S: Final = 0.005
+"""While something is in hand, whose settling must not wait long for its commit."""
+_FETCH: Final = 100
+"""Records that one look takes."""
+_BACKOFF_S: Final = 0.5
+_EXHAUSTED: Final = 50
+"""Records that have been tried too often, moved at once."""
+
+Place = tuple[str, int]
+"""Topic and partition."""
+
+
+class Member:
+    """Fetches from the partitions that the group gives it.
+
+    Args:
+        settings: of cluster and group.
+        topics: what is subscribed to.
+        max_receive_count: deliveries after which a record is given to `bury`; None: never.
+        bury: moves records that were delivered too often; returns those that it moved.
+    """
+
+    def __init__(
+        self,
+        settings: KafkaSettings,
+        topics: Sequence[str],
+        *,
+        max_receive_count: int | None = None,
+        bury: Callable[[Partition, list[Record]], Awaitable[list[Record]]] | None = None,
+    ) -> None:
+        self._settings = settings
+        self._topics = list(topics)
+        self._max_receive_count = max_receive_count
+        self._bury = bury
+        self.partitions: dict[Place, Partition] = {}
+        self.down: str | None = None
+        self._leaving: set[Place] = set()
+        self._paused: set[Place] = set()
+        self._epoch = 0
+        self._told: dict[Place, tuple[int, str]] = {}
+        self._changed = asyncio.Event()
+        self._settled = asyncio.Event()
+        self._commits: list[asyncio.Future[str | None]] = []
+        self._consumer: AIOConsumer | None = None
+        self._task: asyncio.Task[None] | None = None
+        self._warned_idle = False
+        self._closing = False
+
+    def start(self) -> None:
+        """Join the group; harmless when it was called before."""
+        if self._task is None:
+            self._task = asyncio.create_task(self._run(), name="kafka-member")
+            self._task.add_done_callback(self._ended)
+
+    async def close(self) -> None:
+        """Commit what is settled and leave the group, so that others go on at once."""
+        if self._task is None:
+            return
+        self._closing = True
+        self._task.cancel()
+        await asyncio.gather(self._task, return_exceptions=True)
+        self._wake_commits("the consumer was closed")
+        if self._consumer is not None:
+            await self._consumer.close()
+
+    async def changed(self, timeout_s: float) -> None:
+        """Wait until there may be something to receive."""
+        self._changed.clear()
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(timeout_s):
+                await self._changed.wait()
+
+    def handing_out(self) -> list[Partition]:
+        """The partitions from which may be handed out."""
+        return [p for place, p in self.partitions.items() if place not in self._leaving]
+
+    def committed(self) -> asyncio.Future[str | None]:
+        """Done when what is settled now has been committed; the result is why it was not."""
+        future: asyncio.Future[str | None] = asyncio.get_running_loop().create_future()
+        self._commits.append(future)
+        self._settled.set()
+        return future
+
+    async def _run(self) -> None:
+        # The client wraps callbacks for the loop that it is made on, and changes its settings.
+        conf = self._settings.consumer() | {"error_cb": self._on_error}
+        self._consumer = consumer = AIOConsumer(conf, max_workers=4)
+        try:
+            await consumer.subscribe(
+                self._topics,
+                on_assign=self._on_assign,
+                on_revoke=self._on_revoke,
+                on_lost=self._on_lost,
+            )
+            while True:
+                try:
+                    await self._turn(consumer)
+                except KafkaException as raised:
+                    error = error_of(raised)
+                    self._away(describe(error) if error else str(raised))
+                    await asyncio.sleep(_BACKOFF_S)
+        finally:
+            with contextlib.suppress(KafkaException, asyncio.CancelledError):
+                await self._commit(consumer, {})
+
+    async def _turn(self, consumer: AIOConsumer) -> None:
+        await self._make_room(consumer)
+        busy = any(p.in_hand for p in self.partitions.values()) or bool(self._commits)
+        first = await consumer.poll(_BUSY_POLL_S if busy else _IDLE_POLL_S)
+        more = [] if first is None else await consumer.consume(_FETCH - 1, 0)
+        for message in ([] if first is None else [first]) + more:
+            self._take(message)
+        await self._announce(consumer)
+        if self.down is not None:
+            await self._look_again(consumer)
+
+    async def _announce(self, consumer: AIOConsumer) -> None:
+        """Commit what is settled, and the counts of what is about to be handed out."""
+        now, now_s = time.monotonic(), time.time()
+        about_to: dict[Place, list[Record]] = {}
+        for place, partition in list(self.partitions.items()):
+            partition.lapse(now)
+            if place in self._leaving:
+                continue
+            due = partition.due(now_s, self._settings.window)
+            due = await self._without_exhausted(partition, due)
+            if due:
+                about_to[place] = due
+        if await self._commit(consumer, about_to):
+            for place, records in about_to.items():
+                if place in self.partitions:
+                    self.partitions[place].announced(records)
+            if about_to:
+                self._changed.set()
+
+    async def _without_exhausted(self, partition: Partition, due: list[Record]) -> list[Record]:
+        if self._max_receive_count is None or self._bury is None:
+            return due
+        spent = [r for r in due if r.attempt >= self._max_receive_count][:_EXHAUSTED]
+        if not spent:
+            return due
+        for record in await self._bury(partition, spent):
+            partition.settle(record)
+        return [record for record in due if record.attempt < self._max_receive_count]
+
+    async def _commit(
+        self,
+        consumer: AIOConsumer,
+        about_to: dict[Place, list[Record]],
+        *,
+        only: Iterable[Place] = (),
+    ) -> bool:
+        """One request for all partitions whose offset or counts changed; whether it was taken."""
+        waiting, self._commits = self._commits, []
+        offsets, told = self._changes(set(only) or set(self.partitions), about_to)
+        error: str | None = None
+        try:
+            if offsets:
+                done = await consumer.commit(offsets=offsets, asynchronous=False)
+                refused = [place.error for place in done or () if place.error is not None]
+                error = self._refused(refused[0]) if refused else None
+        except KafkaException as raised:
+            error = self._refused(error_of(raised) or raised)
+        finally:
+            for future in waiting:
+                if not future.done():
+                    future.set_result(error)
+        if error is None:
+            self._told |= told
+        return error is None
+
+    def _changes(
+        self, places: Iterable[Place], about_to: dict[Place, list[Record]]
+    ) -> tuple[list[TopicPartition], dict[Place, tuple[int, str]]]:
+        """What the group does not know yet of these partitions."""
+        offsets, told = [], {}
+        for place in places:
+            partition = self.partitions.get(place)
+            if partition is None:
+                continue
+            deliveries = partition.deliveries(about_to.get(place, ()))
+            state = (deliveries.offset, deliveries.encode())
+            if state != self._told.get(place):
+                told[place] = state
+                offsets.append(TopicPartition(*place, deliveries.offset, state[1]))
+        return offsets, told
+
+    def _refused(self, error: KafkaError | KafkaException) -> str:
+        if not isinstance(error, KafkaError) or not is_not_ours(error):
+            logger.warning("offsets not committed, trying again: %s", error)
+        return str(error)
+
+    def _take(self, message: Message) -> None:
+        place = (message.topic() or "", message.partition() or 0)
+        error = message.error()
+        partition = self.partitions.get(place)
+        if error is not None:
+            if error.code() == KafkaError._PARTITION_EOF:  # noqa: SLF001 - the client's own code
+                if partition is not None:
+                    partition.ended(message.offset() or 0)
+            else:
+                self._away(describe(error))
+            return
+        if partition is None:  # fetched before the partition was taken away
+            return
+        attributes, retry = headers.decode(message.headers())
+        kind, milliseconds = message.timestamp()
+        partition.fetched(
+            Record(
+                offset=message.offset() or 0,
+                key=message.key(),
+                body=message.value() or b"",
+                attributes=attributes,
+                sent_at=datetime.fromtimestamp(milliseconds / 1000, UTC) if kind else None,
+                retried=retry.deliveries,
+                not_before_s=retry.not_before_s,
+            )
+        )
+        self.down = None
+
+    async def _make_room(self, consumer: AIOConsumer) -> None:
+        full = {p for p, held in self.partitions.items() if len(held) >= self._settings.window}
+        pause, resume = full - self._paused, self._paused - full
+        if pause:
+            await consumer.pause([TopicPartition(*place) for place in pause])
+        if resume:
+            await consumer.resume([TopicPartition(*place) for place in resume])
+        self._paused = full
+
+    async def _look_again(self, consumer: AIOConsumer) -> None:
+        """Ask an idle cluster whether it is back: where nothing is to be fetched, nothing would tell."""
+        await consumer.list_topics(self._topics[0], timeout=1)
+        self.down = None
+
+    def _ended(self, task: asyncio.Task[None]) -> None:
+        if not task.cancelled() and (error := task.exception()):
+            logger.error("the member of the consumer group ended", exc_info=error)
+            self._away(f"the member of the consumer group ended: {error}")
+
+    def _away(self, why: str) -> None:
+        if self.down is None:
+            logger.warning("%s", why)
+        self.down = why
+        self._changed.set()
+
+    async def _on_error(self, error: KafkaError) -> None:
+        if error.code() == KafkaError._ALL_BROKERS_DOWN or is_refused(error):  # noqa: SLF001
+            self._away(describe(error))
+
+    async def _on_assign(self, consumer: AIOConsumer, assigned: list[TopicPartition]) -> None:
+        self._epoch += 1
+        found = await self._committed_at(consumer, assigned)
+        for place in found:
+            key = (place.topic, place.partition)
+            committed = Deliveries.decode(place.offset, place.metadata)
+            self.partitions[key] = Partition(*key, committed, self._epoch)
+        await consumer.incremental_assign(
+            [TopicPartition(place.topic, place.partition, place.offset) for place in found]
+        )
+        self._warn_if_idle()
+
+    async def _committed_at(
+        self, consumer: AIOConsumer, assigned: list[TopicPartition]
+    ) -> list[TopicPartition]:
+        """Where the group left off; asked until there is an answer, since a guess would lose records."""
+        if not assigned:
+            return []
+        timeout_s = self._settings.request_timeout_s
+        while True:
+            try:
+                found: list[TopicPartition] = await consumer.committed(assigned, timeout=timeout_s)
+                for place in found:
+                    if place.error is not None:
+                        raise KafkaException(place.error)  # noqa: TRY301 - one way for both kinds
+                    if place.offset < 0:  # nothing was committed
+                        low, _ = await consumer.get_watermark_offsets(place, timeout=timeout_s)
+                        place.offset = low
+            except KafkaException as raised:
+                error = error_of(raised)
+                self._away(describe(error) if error else str(raised))
+                await asyncio.sleep(_BACKOFF_S)
+            else:
+                return found
+
+    def _warn_if_idle(self) -> None:
+        if not self.partitions and not self._warned_idle:
+            self._warned_idle = True
+            logger.warning(
+                "this member of group %r has no partition of %s: there are more members than "
+                "partitions. Add partitions, or it stays idle until another member leaves.",
+                self._settings.group, ", ".join(self._topics),
+            )  # fmt: skip
+
+    async def _on_revoke(self, consumer: AIOConsumer, revoked: list[TopicPartition]) -> None:
+        places = {(p.topic, p.partition) for p in revoked}
+        self._leaving |= places
+        deadline = time.monotonic() + self._settings.revoke_s
+        try:
+            while True:
+                self._settled.clear()
+                await self._commit(consumer, {}, only=places)
+                left = sum(p.in_hand for place, p in self.partitions.items() if place in places)
+                remaining = deadline - time.monotonic()
+                if not left or remaining <= 0 or self._closing:
+                    break
+                with contextlib.suppress(TimeoutError):
+                    async with asyncio.timeout(remaining):
+                        await self._settled.wait()
+            if left and not self._closing:
+                logger.warning("%d records still in work when their partition was taken away", left)
+        finally:
+            self._forget(places)
+
+    async def _on_lost(self, _consumer: AIOConsumer, lost: list[TopicPartition]) -> None:
+        places = {(p.topic, p.partition) for p in lost}
+        logger.warning("%d partitions lost: this member stood still, or was cut off", len(places))
+        self._forget(places)
+
+    def _forget(self, places: set[Place]) -> None:
+        for place in places:
+            self.partitions.pop(place, None)
+            self._told.pop(place, None)
+        self._leaving -= places
+        self._paused -= places
+
+    def _wake_commits(self, why: str) -> None:
+        waiting, self._commits = self._commits, []
+        for future in waiting:
+            if not future.done():
+                future.set_result(why)
