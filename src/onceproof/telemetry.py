@@ -19,6 +19,8 @@ from opentelemetry.trace import Link, Span, SpanContext, SpanKind
 from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 from opentelemetry.util.types import AttributeValue
 
+KAFKA: Final = "kafka"
+"""`messaging.system` whose receive the conventions call `poll`, and whose ack `commit`."""
 ORDER_ID: Final = "onceproof.order.id"
 EVENT_ID: Final = "onceproof.event.id"
 DELIVERY_ATTEMPT: Final = "onceproof.delivery.attempt"
@@ -248,6 +250,7 @@ __all__ = [
     "EVENT_ID",
     "FIRST_RECEIVED_AT",
     "HEARTBEAT_S",
+    "KAFKA",
     "LAPSED_SPAN",
     "MESSAGE_EVENT",
     "MESSAGE_ID",

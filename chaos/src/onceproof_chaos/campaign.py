@@ -15,7 +15,7 @@ from onceproof_chaos.admin_client import AdminClient
 from onceproof_chaos.backend import ProcessBackend, Role
 from onceproof_chaos.conduct import FaultLog, Progress, conclude, conduct, versions_of
 from onceproof_chaos.drain import Drain
-from onceproof_chaos.environment import Servers, Stage, connect, stage
+from onceproof_chaos.environment import Servers, Stage, broker_of, stage
 from onceproof_chaos.history import HistoryWriter
 from onceproof_chaos.nemesis import Nemesis
 from onceproof_chaos.plan import Plan
@@ -39,7 +39,7 @@ async def run_campaign(
 
     Args:
         settings: of the run.
-        where: Postgres and SQS.
+        where: Postgres and the broker.
         root: folder that gets the run folder.
         progress: told how it gets on.
         plan: the faults, where they are not those of `settings`.
@@ -64,7 +64,7 @@ async def run_campaign(
                 max_receive_count=settings.max_receive_count,
             )
         )
-        broker = await stack.enter_async_context(connect(where))
+        broker = await stack.enter_async_context(broker_of(place))
         drain = Drain(place, broker, window_s=settings.visibility_s + 0.5)
         faults = stack.enter_context(FaultLog(run, progress))
         drain_reason: str | None = "the run was aborted"

@@ -26,7 +26,7 @@ from onceproof_chaos.runfolder import RunFolder, RunInfo
 from onceproof_chaos.settings import CampaignSettings
 from onceproof_chaos.verdict import Verdict
 
-_PACKAGES: Final = ("onceproof", "sqlalchemy", "asyncpg", "aiobotocore", "moto")
+_PACKAGES: Final = ("onceproof", "sqlalchemy", "asyncpg", "aiobotocore", "moto", "confluent-kafka")
 
 
 class Progress(Protocol):

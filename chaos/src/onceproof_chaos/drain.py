@@ -17,8 +17,8 @@ from typing import Any, Final
 import asyncpg
 
 from onceproof.brokers.dead_letter import REASON
-from onceproof.brokers.sqs import SqsBroker
 from onceproof.errors import BrokerUnavailableError
+from onceproof.service import Broker
 from onceproof_chaos.environment import Stage, asyncpg_url
 
 _POLL_S: Final = 0.25
@@ -84,7 +84,7 @@ class Drain:
         window_s: seconds without change that make one quiet window.
     """
 
-    def __init__(self, stage: Stage, broker: SqsBroker, *, window_s: float) -> None:
+    def __init__(self, stage: Stage, broker: Broker, *, window_s: float) -> None:
         self._stage = stage
         self._subscriber = broker.subscriber(stage.queue)
         self._dead_letters = broker.subscriber(stage.dead_letter_queue)

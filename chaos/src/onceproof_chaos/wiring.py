@@ -21,7 +21,15 @@ def environments(
         "ONCEPROOF_QUEUE": place.queue,
         "ONCEPROOF_LOG_LEVEL": "INFO",
     }
-    if place.servers.sqs_endpoint is not None:
+    if place.servers.kafka is not None:
+        shared |= {
+            "ONCEPROOF_BROKER": "kafka",
+            "ONCEPROOF_KAFKA_BOOTSTRAP": place.servers.kafka,
+            "ONCEPROOF_KAFKA_GROUP": place.queue,
+            "ONCEPROOF_KAFKA_SESSION_S": str(settings.visibility_s),
+            "ONCEPROOF_KAFKA_MAX_DELIVERIES": str(settings.max_receive_count),
+        }
+    elif place.servers.sqs_endpoint is not None:
         shared["ONCEPROOF_SQS_ENDPOINT_URL"] = place.servers.sqs_endpoint
     visibility_s = settings.visibility_s
     return {

@@ -22,6 +22,7 @@ from onceproof.linger import Linger
 from onceproof.ports import SettleResult, Subscriber
 from onceproof.telemetry import (
     BATCH_COUNT,
+    KAFKA,
     RESULT,
     SpanKind,
     describe_messages,
@@ -146,7 +147,7 @@ class Acker:
         single = batch[0] if len(batch) == 1 else None
         with messaging_span(
             self._system,
-            "ack",
+            "commit" if self._system == KAFKA else "ack",
             "settle",
             self._subscriber.queue,
             kind=SpanKind.CLIENT,

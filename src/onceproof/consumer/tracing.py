@@ -20,6 +20,7 @@ from onceproof.telemetry import (
     EVENT_ID,
     FIRST_RECEIVED_AT,
     HEARTBEAT_S,
+    KAFKA,
     LAPSED_SPAN,
     MESSAGE_ID,
     ORDER_ID,
@@ -80,7 +81,7 @@ def received(
     beats = settings.fixes.visibility_heartbeat
     span = messaging_span(
         settings.system,
-        "receive",
+        "poll" if settings.system == KAFKA else "receive",
         "receive",
         queue,
         kind=SpanKind.CLIENT,

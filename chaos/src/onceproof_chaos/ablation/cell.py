@@ -18,7 +18,7 @@ from onceproof_chaos.ablation.trial import Trial
 from onceproof_chaos.campaign import conclude_stage
 from onceproof_chaos.conduct import FaultLog, Unwatched
 from onceproof_chaos.drain import Drain
-from onceproof_chaos.environment import Servers, Stage, connect, stage
+from onceproof_chaos.environment import Servers, Stage, broker_of, stage
 from onceproof_chaos.explain.deliveries import deliveries_of, orders_of
 from onceproof_chaos.faultlog import FaultEventKind
 from onceproof_chaos.history import Outcome
@@ -69,7 +69,7 @@ class CellRunner:
         run.write_plan(plan)
         async with AsyncExitStack() as stack:
             place = await self._stage(stack, settings)
-            broker = await stack.enter_async_context(connect(self._where))
+            broker = await stack.enter_async_context(broker_of(place))
             drain = Drain(place, broker, window_s=VISIBILITY_S + 0.5)
             with FaultLog(run, Unwatched()) as log:
                 trial = Trial(settings, fault, plan, place, run)

@@ -14,9 +14,9 @@ from typing import Final, Self
 
 import asyncpg
 
-from onceproof.brokers.sqs import SqsBroker
 from onceproof.errors import BrokerUnavailableError
 from onceproof.ports import Subscriber
+from onceproof.service import Broker
 from onceproof_chaos.environment import Stage, asyncpg_url
 from onceproof_chaos.workload import Order
 
@@ -44,7 +44,7 @@ class Quiet:
     @classmethod
     @asynccontextmanager
     async def of(
-        cls, place: Stage, broker: SqsBroker, idle: Callable[[], bool]
+        cls, place: Stage, broker: Broker, idle: Callable[[], bool]
     ) -> AsyncIterator[Self]:
         """One for a stage; its connection is closed at the end."""
         pipeline = await asyncpg.connect(asyncpg_url(place.database_url))

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
-from onceproof.brokers.sqs import SqsBroker
+from onceproof.service import Broker
 from onceproof_chaos.ablation.faults import AblationFault
 from onceproof_chaos.ablation.pacing import Quiet, one_at_a_time
 from onceproof_chaos.campaign import Load, carry_out
@@ -34,7 +34,7 @@ class Trial:
     run: RunFolder
     crowded: list[str] = field(default_factory=list)
 
-    async def load(self, broker: SqsBroker, drain: Drain, log: FaultLog) -> str | None:
+    async def load(self, broker: Broker, drain: Drain, log: FaultLog) -> str | None:
         """Place the orders, and wait until all is quiet; why the drain gave up, or None."""
         settings = self.settings
         orders = generate(settings.seed, settings.orders)
@@ -58,7 +58,7 @@ class Trial:
             special=self.fault.environment(settings.seed),
         )
 
-    async def _one_at_a_time(self, orders: Sequence[Order], load: Load, broker: SqsBroker) -> None:
+    async def _one_at_a_time(self, orders: Sequence[Order], load: Load, broker: Broker) -> None:
         struck = {order for fault in self.plan.faults for order in fault.orders}
 
         async def place_one(order: Order) -> None:

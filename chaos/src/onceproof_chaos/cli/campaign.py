@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Final
 
@@ -13,9 +14,12 @@ from onceproof.crashpoints import CRASH_POINTS
 from onceproof_chaos.campaign import run_campaign
 from onceproof_chaos.cli.display import Display, kills_table, verdict_table
 from onceproof_chaos.cli.options import (
+    BrokerKind,
+    BrokerOption,
     DatabaseUrl,
     Exit,
     Json,
+    KafkaBootstrap,
     RunDir,
     Seed,
     SqsEndpoint,
@@ -24,7 +28,7 @@ from onceproof_chaos.cli.options import (
     results,
     run,
 )
-from onceproof_chaos.environment import servers
+from onceproof_chaos.environment import Open, servers
 from onceproof_chaos.report import write_report
 from onceproof_chaos.runfolder import RunFolder
 from onceproof_chaos.settings import CampaignSettings
@@ -68,10 +72,12 @@ def run_command(  # noqa: PLR0917 - Typer turns them into named options
     provider_timeouts: Annotated[
         int, typer.Option(help="Captures whose answer never comes.", min=0)
     ] = 0,
+    broker: BrokerOption = BrokerKind.SQS,
     rate: Annotated[float, typer.Option(help="Orders per second.", min=0.1)] = 25.0,
     run_dir: RunDir = Path("runs"),
     database_url: DatabaseUrl = None,
     sqs_endpoint: SqsEndpoint = None,
+    kafka_bootstrap: KafkaBootstrap = None,
     as_json: Json = False,
 ) -> None:
     """Place orders, kill processes at crash points, drain, and count the charges.
@@ -89,9 +95,17 @@ def run_command(  # noqa: PLR0917 - Typer turns them into named options
             unknown=unknown,
             provider_timeouts=provider_timeouts,
             rate_per_s=rate,
+            broker=broker.value,
         )
     )
-    folder, verdict = run(_run(settings, run_dir, database_url, sqs_endpoint))
+    where = partial(
+        servers,
+        database_url=database_url,
+        sqs_endpoint=sqs_endpoint,
+        broker=broker,
+        kafka_bootstrap=kafka_bootstrap,
+    )
+    folder, verdict = run(_run(settings, run_dir, where))
     write_report(folder.path / "report.html", [folder])
     if as_json:
         document = verdict.as_json() | {
@@ -117,11 +131,11 @@ async def _settings(**values: object) -> CampaignSettings:
 
 
 async def _run(
-    settings: CampaignSettings, run_dir: Path, database_url: str | None, sqs_endpoint: str | None
+    settings: CampaignSettings, run_dir: Path, opened: Open
 ) -> tuple[RunFolder, Verdict]:
     with progress_bars(errors) as bars:
         display = Display(bars, settings.variant, settings.plan())
-        async with servers(database_url=database_url, sqs_endpoint=sqs_endpoint) as where:
+        async with opened() as where:
             return await run_campaign(settings, where, run_dir, display)
 
 

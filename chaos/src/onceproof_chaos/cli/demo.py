@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from enum import StrEnum
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, Final
 
@@ -14,9 +14,12 @@ from onceproof.cli.progress import progress_bars
 from onceproof_chaos.campaign import run_campaign
 from onceproof_chaos.cli.display import Display, kills_table, verdict_table
 from onceproof_chaos.cli.options import (
+    BrokerKind,
+    BrokerOption,
     DatabaseUrl,
     Exit,
     Json,
+    KafkaBootstrap,
     RunDir,
     Seed,
     SqsEndpoint,
@@ -24,7 +27,7 @@ from onceproof_chaos.cli.options import (
     results,
     run,
 )
-from onceproof_chaos.environment import servers
+from onceproof_chaos.environment import Open, servers
 from onceproof_chaos.report import write_report
 from onceproof_chaos.runfolder import RunFolder
 from onceproof_chaos.settings import CampaignSettings
@@ -33,30 +36,33 @@ from onceproof_chaos.verdict import Result, Verdict
 VARIANTS: Final = ("naive", "hardened")
 
 
-class Broker(StrEnum):
-    """Brokers that a demo can run on."""
-
-    SQS = "sqs"
-
-
 def demo(
     orders: Annotated[int, typer.Option(help="Orders per variant.", min=50)] = 200,
     seed: Seed = 1,
-    broker: Annotated[Broker, typer.Option(help="Message broker.")] = Broker.SQS,
+    broker: BrokerOption = BrokerKind.SQS,
     run_dir: RunDir = Path("runs"),
     database_url: DatabaseUrl = None,
     sqs_endpoint: SqsEndpoint = None,
+    kafka_bootstrap: KafkaBootstrap = None,
     as_json: Json = False,
 ) -> None:
     """Watch a naive payment pipeline double-charge and lose orders, and the hardened one not.
 
     Both variants get the same orders and the same faults: kills at six crash points, consumers that
     stall past the visibility timeout, dropped publishes, publishes and charges whose answer is lost.
-    Nothing else is needed on the machine: Postgres and an SQS server are embedded.
+    Nothing else is needed on the machine: Postgres and an SQS server are embedded. `--broker kafka` runs
+    it over Kafka, embedded where Java and Maven are installed, or the one of `--kafka-bootstrap`.
 
     Exit code: 0 when naive failed and hardened passed, else 1.
     """
-    runs = run(_both(orders, seed, broker, run_dir, database_url, sqs_endpoint))
+    where = partial(
+        servers,
+        database_url=database_url,
+        sqs_endpoint=sqs_endpoint,
+        broker=broker,
+        kafka_bootstrap=kafka_bootstrap,
+    )
+    runs = run(_both(orders, seed, broker, run_dir, where))
     verdicts = [(folder.info().variant, verdict) for folder, verdict in runs]
     folders = [folder for folder, _ in runs]
     page = folders[-1].path / "report.html"
@@ -79,17 +85,12 @@ def demo(
 
 
 async def _both(
-    orders: int,
-    seed: int,
-    broker: Broker,
-    run_dir: Path,
-    database_url: str | None,
-    sqs_endpoint: str | None,
+    orders: int, seed: int, broker: BrokerKind, run_dir: Path, opened: Open
 ) -> list[tuple[RunFolder, Verdict]]:
     runs = []
     began = time.monotonic()
     with progress_bars(errors) as bars:
-        async with servers(database_url=database_url, sqs_endpoint=sqs_endpoint) as where:
+        async with opened() as where:
             for variant in VARIANTS:
                 settings = CampaignSettings.demo(variant, orders, seed, broker.value)
                 display = Display(bars, variant, settings.plan())

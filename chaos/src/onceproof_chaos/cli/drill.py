@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shlex
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Final
 
@@ -16,9 +17,12 @@ from onceproof.crashpoints import ALL_POINTS, Action
 from onceproof_chaos.campaign import run_campaign
 from onceproof_chaos.cli.display import Display, verdict_table
 from onceproof_chaos.cli.options import (
+    BrokerKind,
+    BrokerOption,
     DatabaseUrl,
     Exit,
     Json,
+    KafkaBootstrap,
     RunDir,
     Seed,
     SqsEndpoint,
@@ -27,7 +31,7 @@ from onceproof_chaos.cli.options import (
     results,
     run,
 )
-from onceproof_chaos.environment import servers
+from onceproof_chaos.environment import Open, servers
 from onceproof_chaos.plan import Fault, Plan, order_id
 from onceproof_chaos.runfolder import RunFolder
 from onceproof_chaos.settings import CampaignSettings
@@ -47,10 +51,12 @@ def drill(
         ),
     ] = Action.KILL,
     variant: Variant = "hardened",
+    broker: BrokerOption = BrokerKind.SQS,
     seed: Seed = 1,
     run_dir: RunDir = Path("runs"),
     database_url: DatabaseUrl = None,
     sqs_endpoint: SqsEndpoint = None,
+    kafka_bootstrap: KafkaBootstrap = None,
     as_json: Json = False,
 ) -> None:
     """Put one fault to one order, and tell what happened to it.
@@ -76,13 +82,22 @@ def drill(
         provider_timeouts=0,
         visibility_s=VISIBILITY_S,
         rate_per_s=10,
+        broker=broker.value,
     )
     order = order_id(seed, 0)
     park_s = VISIBILITY_S + 2 if action is Action.STALL else 60.0
     plan = Plan(seed, ORDERS, (Fault("drill", point, action, (order,), park_s=park_s),))
     words = ["drill", point, "--action", action, "--variant", variant, "--seed", str(seed)]
+    words += ["--broker", broker] if broker is BrokerKind.KAFKA else []
     command = shlex.join(["onceproof", *words])
-    folder, verdict = run(_run(settings, plan, command, run_dir, database_url, sqs_endpoint))
+    where = partial(
+        servers,
+        database_url=database_url,
+        sqs_endpoint=sqs_endpoint,
+        broker=broker,
+        kafka_bootstrap=kafka_bootstrap,
+    )
+    folder, verdict = run(_run(settings, plan, command, run_dir, where))
     steps = tell(folder, order)
     if as_json:
         document = verdict.as_json() | {
@@ -110,11 +125,10 @@ async def _run(
     plan: Plan,
     command: str,
     run_dir: Path,
-    database_url: str | None,
-    sqs_endpoint: str | None,
+    opened: Open,
 ) -> tuple[RunFolder, Verdict]:
     plan.validate()
     with progress_bars(errors) as bars:
-        async with servers(database_url=database_url, sqs_endpoint=sqs_endpoint) as where:
+        async with opened() as where:
             display = Display(bars, settings.variant, plan)
             return await run_campaign(settings, where, run_dir, display, plan=plan, command=command)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Coroutine
-from enum import IntEnum
+from enum import IntEnum, StrEnum
 from pathlib import Path
 from typing import Annotated, Any, Final, TypeVar
 
@@ -76,6 +76,25 @@ SqsEndpoint = Annotated[
     typer.Option(
         "--sqs-endpoint",
         help="A real SQS endpoint such as ElasticMQ, instead of the embedded one.",
+        show_default="embedded",
+    ),
+]
+
+
+class BrokerKind(StrEnum):
+    """Brokers that a pipeline can run on."""
+
+    SQS = "sqs"
+    KAFKA = "kafka"
+
+
+BrokerOption = Annotated[BrokerKind, typer.Option("--broker", help="Message broker.")]
+KafkaBootstrap = Annotated[
+    str | None,
+    typer.Option(
+        "--kafka-bootstrap",
+        metavar="HOST:PORT",
+        help="A real Kafka, instead of an embedded one, which needs Java and Maven.",
         show_default="embedded",
     ),
 ]

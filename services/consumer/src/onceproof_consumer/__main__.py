@@ -9,13 +9,12 @@ import sys
 import aiohttp
 from sqlalchemy.ext.asyncio import AsyncEngine, async_sessionmaker
 
-from onceproof.brokers.sqs import SqsBroker
 from onceproof.consumer import Consumer, ConsumerSettings
 from onceproof.errors import DedupWindowError, TransientError
 from onceproof.inbox import check_dedup_window, delete_processed
 from onceproof.ports import QueueInfo
 from onceproof.postgres import check, create_engine
-from onceproof.service import Runtime, alongside, run_service, watch_database
+from onceproof.service import Runtime, alongside, connect_broker, run_service, watch_database
 from onceproof_consumer.payment import Payments
 from onceproof_consumer.queue_watch import watch_queue
 from onceproof_consumer.settings import ConsumerServiceSettings
@@ -39,9 +38,7 @@ async def consume(runtime: Runtime[ConsumerServiceSettings]) -> None:
     try:
         await runtime.until_ready("database", lambda: check(engine, "onceproof", "consumer"))
         async with (
-            SqsBroker.connect(
-                endpoint_url=settings.sqs_endpoint_url, region=settings.sqs_region
-            ) as broker,
+            connect_broker(settings, stall_s=settings.visibility_s) as broker,
             aiohttp.ClientSession() as http,
         ):
             subscriber = broker.subscriber(settings.queue)
@@ -89,6 +86,7 @@ def consumer_settings(settings: ConsumerServiceSettings) -> ConsumerSettings:
         backoff_s=settings.backoff_s,
         backoff_max_s=settings.backoff_max_s,
         drain_timeout_s=settings.drain_timeout_s,
+        system=settings.messaging_system,
         fixes=settings.fixes,
     )
 

@@ -4,19 +4,15 @@ from __future__ import annotations
 
 from pydantic import Field
 
-from onceproof.service import ServiceSettings
+from onceproof.service import BrokerSettings
 
 
-class ConsumerServiceSettings(ServiceSettings):
+class ConsumerServiceSettings(BrokerSettings):
     """Environment variables `ONCEPROOF_*`. Times in seconds."""
 
     service_name: str = "consumer"
     consumer_name: str = Field(default="payments", min_length=1)
     """Identity under which events are claimed in the inbox."""
-    sqs_endpoint_url: str | None = None
-    """Of an SQS-compatible server; None is AWS."""
-    sqs_region: str = "eu-central-1"
-    queue: str = Field(default="orders", min_length=1)
     provider_url: str = "http://127.0.0.1:8081"
     provider_timeout_s: float = Field(default=10.0, gt=0)
     """For one request to the payment provider; below the visibility timeout."""

@@ -11,7 +11,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 
 from onceproof.outbox import Waker
 from onceproof.postgres import Connections, check, create_engine
-from onceproof.service import Runtime, alongside, run_service, watch_database
+from onceproof.service import Runtime, alongside, connect_broker, run_service, watch_database
 from onceproof.service.asgi import serve
 from onceproof_producer.app import create_app
 from onceproof_producer.dual_write import DirectPublisher
@@ -61,16 +61,10 @@ async def _orders(
 ) -> AsyncIterator[Orders]:
     settings = runtime.settings
     if not settings.fixes.outbox:
-        # Only here: a producer with an outbox needs no broker, nor the memory of its client.
-        from onceproof.brokers.sqs import SqsBroker  # noqa: PLC0415
-
-        async with SqsBroker.connect(
-            endpoint_url=settings.sqs_endpoint_url, region=settings.sqs_region
-        ) as broker:
+        async with connect_broker(settings) as broker:
             await runtime.until_ready("broker", broker.subscriber(settings.queue).describe)
-            yield Orders(
-                connections, settings.queue, direct=DirectPublisher(broker, settings.queue)
-            )
+            direct = DirectPublisher(broker, settings.queue, system=settings.messaging_system)
+            yield Orders(connections, settings.queue, direct=direct)
     elif settings.notify:
         waker = Waker(engine)
         async with alongside(waker.run()):

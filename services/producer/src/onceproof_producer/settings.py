@@ -4,19 +4,18 @@ from __future__ import annotations
 
 from pydantic import Field
 
-from onceproof.service import ServiceSettings
+from onceproof.service import BrokerSettings
 
 
-class ProducerSettings(ServiceSettings):
-    """Environment variables `ONCEPROOF_*`. Times in seconds, sizes in bytes."""
+class ProducerSettings(BrokerSettings):
+    """Environment variables `ONCEPROOF_*`. Times in seconds, sizes in bytes.
+
+    Only a producer without the outbox talks to the broker.
+    """
 
     service_name: str = "producer"
     http_host: str = "0.0.0.0"
     http_port: int = Field(default=8080, ge=0, le=65535)
-    sqs_endpoint_url: str | None = None
-    """Of an SQS-compatible server; None is AWS. Only a producer without the outbox talks to it."""
-    sqs_region: str = "eu-central-1"
-    queue: str = Field(default="orders", min_length=1)
     pool_size: int = Field(default=10, ge=1)
     """Database connections, and so the orders that are written at the same time."""
     max_body_bytes: int = Field(default=65536, ge=1)

@@ -12,11 +12,10 @@ import time
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from onceproof import metrics
-from onceproof.brokers.sqs import SqsBroker
 from onceproof.errors import TransientError
 from onceproof.outbox import Listener, OutboxStore, Relay, RelaySettings, delete_published
 from onceproof.postgres import check, create_engine
-from onceproof.service import Runtime, alongside, run_service, watch_database
+from onceproof.service import Runtime, alongside, connect_broker, run_service, watch_database
 from onceproof_relay.settings import RelayServiceSettings
 
 logger = logging.getLogger(__name__)
@@ -43,9 +42,7 @@ async def relay(runtime: Runtime[RelayServiceSettings]) -> None:
     )
     try:
         await runtime.until_ready("database", lambda: check(engine, "onceproof"))
-        async with SqsBroker.connect(
-            endpoint_url=settings.sqs_endpoint_url, region=settings.sqs_region
-        ) as broker:
+        async with connect_broker(settings) as broker:
             await runtime.until_ready("broker", broker.subscriber(settings.queue).describe)
             store = OutboxStore(engine, relay=f"{socket.gethostname()}-{os.getpid()}")
             wakeup = asyncio.Event()
@@ -69,6 +66,7 @@ async def relay(runtime: Runtime[RelayServiceSettings]) -> None:
                         linger_s=settings.linger_s,
                         backoff_s=settings.backoff_s,
                         backoff_max_s=settings.backoff_max_s,
+                        system=settings.messaging_system,
                     ),
                 ).run(runtime.stop)
     finally:

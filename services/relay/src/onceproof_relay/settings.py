@@ -4,18 +4,16 @@ from __future__ import annotations
 
 from pydantic import Field
 
-from onceproof.service import ServiceSettings
+from onceproof.service import BrokerSettings
 
 
-class RelayServiceSettings(ServiceSettings):
-    """Environment variables `ONCEPROOF_*`. Times in seconds."""
+class RelayServiceSettings(BrokerSettings):
+    """Environment variables `ONCEPROOF_*`. Times in seconds.
+
+    `queue` must exist at start; further destinations in the outbox are looked up when they occur.
+    """
 
     service_name: str = "relay"
-    sqs_endpoint_url: str | None = None
-    """Of an SQS-compatible server; None is AWS."""
-    sqs_region: str = "eu-central-1"
-    queue: str = Field(default="orders", min_length=1)
-    """Must exist at start; further destinations in the outbox are looked up when they occur."""
     batch_size: int = Field(default=100, ge=1, le=10_000)
     batches_in_flight: int = Field(default=4, ge=1, le=64)
     """Claimed batches that are sent and marked at the same time."""

@@ -55,7 +55,7 @@ class KafkaBroker:
     async def close(self) -> None:
         """Commit what is settled, leave the groups, and wait for what is being sent."""
         await asyncio.gather(*(each.close() for each in self._subscribers.values()))
-        await self._sender.close()
+        await asyncio.gather(self._sender.close(), self._topics.close())
 
     def subscriber(self, topic: str) -> KafkaSubscriber:
         """The subscriber of a topic: the same each time, since a process is one member of its group."""

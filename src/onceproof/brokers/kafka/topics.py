@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 from collections.abc import Callable, Sequence
 from typing import Final, TypeVar
 
 from confluent_kafka import (
-    ConsumerGroupTopicPartitions,
+    Consumer,
     IsolationLevel,
     KafkaError,
     KafkaException,
@@ -41,6 +42,15 @@ class KafkaTopics:
     def __init__(self, settings: KafkaSettings) -> None:
         self._settings = settings
         self._admin = AdminClient(settings.client())
+        # Knows the group and does not join it. The admin client would be asked the same, but librdkafka
+        # 2.16 ends the process with a segmentation fault when the coordinator answers it with an error.
+        self._group: Consumer | None = None
+        self._asking = threading.Lock()
+
+    async def close(self) -> None:
+        """Close what was opened to ask."""
+        if self._group is not None:
+            await asyncio.to_thread(self._group.close)
 
     async def partitions(self, topic: str) -> list[int]:
         """Numbers of a topic's partitions.
@@ -170,13 +180,12 @@ class KafkaTopics:
         return await self._ask(topic, ask)
 
     async def _committed(self, topic: str, places: Sequence[TopicPartition]) -> dict[int, int]:
-        group = self._settings.group
-
         def ask() -> dict[int, int]:
-            timeout_s = self._settings.request_timeout_s
-            request = ConsumerGroupTopicPartitions(group, list(places))
-            asked = self._admin.list_consumer_group_offsets([request], request_timeout=timeout_s)
-            found = asked[group].result(timeout_s).topic_partitions
+            with self._asking:
+                if self._group is None:
+                    self._group = Consumer(self._settings.consumer())
+                timeout_s = self._settings.request_timeout_s
+                found = self._group.committed(list(places), timeout=timeout_s)
             return {place.partition: place.offset for place in found if place.offset >= 0}
 
         return await self._ask(topic, ask)
