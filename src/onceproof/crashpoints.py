@@ -47,6 +47,11 @@ CRASH_POINTS: Final = (
 PROVIDER_AFTER_CAPTURE: Final = "provider.after_capture"
 """In the payment provider: captured, answer not sent. Only `drop` makes sense there."""
 ALL_POINTS: Final = (*CRASH_POINTS, PROVIDER_AFTER_CAPTURE)
+STAGE_BEFORE_COMMIT: Final = "stage.before_commit"
+STAGE_AFTER_COMMIT: Final = "stage.after_commit"
+STAGE_POINTS: Final = (STAGE_BEFORE_COMMIT, STAGE_AFTER_COMMIT)
+"""In a stage between two Kafka topics: offsets are in the transaction, and it is or is not committed."""
+KNOWN_POINTS: Final = (*ALL_POINTS, *STAGE_POINTS)
 
 MAX_PARK_S: Final = 300.0
 
@@ -57,7 +62,7 @@ class Armed:
 
     Args:
         id: the harness's name for the fault.
-        point: one of `ALL_POINTS`.
+        point: one of `KNOWN_POINTS`.
         action: kill parks until killed, stall parks for `park_s` and goes on, drop raises.
         orders: whichever of these arrives first; empty matches any order.
         attempt: delivery attempt that must match; None matches any.
@@ -83,8 +88,8 @@ class Armed:
         if unknown:
             raise ValueError(f"unknown fields: {', '.join(sorted(unknown))}")
         point = document.get("point")
-        if point not in ALL_POINTS:
-            raise ValueError(f"unknown crash point {point!r}; known: {', '.join(ALL_POINTS)}")
+        if point not in KNOWN_POINTS:
+            raise ValueError(f"unknown crash point {point!r}; known: {', '.join(KNOWN_POINTS)}")
         action = document.get("action")
         if action not in list(Action):
             raise ValueError(f"unknown action {action!r}; known: {', '.join(Action)}")

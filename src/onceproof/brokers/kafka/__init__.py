@@ -5,5 +5,13 @@ Needs the extra `onceproof[kafka]`.
 
 from onceproof.brokers.kafka.broker import KafkaBroker
 from onceproof.brokers.kafka.settings import KafkaSettings, TopicPolicy
+from onceproof.brokers.kafka.stage import FencedError, Stage, StageSettings
 
-__all__ = ["KafkaBroker", "KafkaSettings", "TopicPolicy"]
+__all__ = [
+    "FencedError",
+    "KafkaBroker",
+    "KafkaSettings",
+    "Stage",
+    "StageSettings",
+    "TopicPolicy",
+]

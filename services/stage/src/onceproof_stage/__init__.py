@@ -1,0 +1,1 @@
+"""Consume, transform, produce: orders become payment requests inside Kafka transactions."""
