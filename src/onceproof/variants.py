@@ -1,7 +1,8 @@
 """Variants: one pipeline, each fix a switch.
 
 `naive` has every fix off, `hardened` has every fix on, and an ablation such as `hardened-inbox` is
-hardened minus the named fix. The same code runs for all of them.
+hardened minus the named fix. The same code runs for all of them. `transactions` is for Kafka: a stage in
+transactions, and a consumer behind it without inbox and Idempotency-Key.
 """
 
 from __future__ import annotations
@@ -38,10 +39,12 @@ class Fixes:
 FIX_NAMES: Final = tuple(f.name for f in fields(Fixes))
 HARDENED: Final = Fixes()
 NAIVE: Final = Fixes(**dict.fromkeys(FIX_NAMES, False))
+TRANSACTIONS: Final = Fixes(inbox=False, idempotency_key=False)
+"""What remains where somebody trusts that Kafka's transactions reach into the database."""
 
 
 def parse_variant(name: str) -> Fixes:
-    """The fixes of `naive`, `hardened` or `hardened-<fix>`.
+    """The fixes of `naive`, `transactions`, `hardened` or `hardened-<fix>`.
 
     Raises:
         ConfigurationError: the name is none of these.
@@ -50,8 +53,12 @@ def parse_variant(name: str) -> Fixes:
         return HARDENED
     if name == "naive":
         return NAIVE
+    if name == "transactions":
+        return TRANSACTIONS
     base, _, removed = name.partition("-")
     if base == "hardened" and removed in FIX_NAMES:
         return replace(HARDENED, **{removed: False})
     ablations = ", ".join(f"hardened-{fix}" for fix in FIX_NAMES)
-    raise ConfigurationError(f"unknown variant {name!r}: use naive, hardened or one of {ablations}")
+    raise ConfigurationError(
+        f"unknown variant {name!r}: use naive, transactions, hardened or one of {ablations}"
+    )

@@ -14,7 +14,7 @@ from tests.unit.test_operator_spec import campaign
 from tests.unit.test_operator_workload import log, pod_of
 from tests.unit.test_operator_world import FakeWorld, settings
 
-from onceproof_chaos.backend import Role
+from onceproof_chaos.backend import PIPELINE, Role
 from onceproof_chaos.verdict import Result, Verdict
 from onceproof_operator import backend as backend_module
 from onceproof_operator import campaign as module
@@ -44,7 +44,7 @@ class Stage:
     def __init__(self, monkeypatch: pytest.MonkeyPatch, runs: Path) -> None:
         self.world = FakeWorld(settings=settings(runs_dir=runs, image="operator:1"))
         self.cluster = self.world.cluster
-        self.pods: dict[str, FakePod] = {role: self.cluster.add(role) for role in Role}
+        self.pods: dict[str, FakePod] = {role: self.cluster.add(role) for role in PIPELINE}
         self.concluded: list[Mapping[str, Any]] = []
         self.verdict = verdict()
         self.kills: list[Kill] = []

@@ -62,6 +62,7 @@ async def run_campaign(
                 run.path.name.replace("-", "_").lower(),
                 visibility_s=settings.visibility_s,
                 max_receive_count=settings.max_receive_count,
+                transactions=settings.transactions,
             )
         )
         broker = await stack.enter_async_context(broker_of(place))

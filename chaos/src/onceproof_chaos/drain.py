@@ -86,7 +86,8 @@ class Drain:
 
     def __init__(self, stage: Stage, broker: Broker, *, window_s: float) -> None:
         self._stage = stage
-        self._subscriber = broker.subscriber(stage.queue)
+        queues = (stage.queue, *([stage.requests] if stage.requests else []))
+        self._subscribers = [broker.subscriber(queue) for queue in queues]
         self._dead_letters = broker.subscriber(stage.dead_letter_queue)
         self._window_s = window_s
 
@@ -155,7 +156,7 @@ class Drain:
 
     async def _level(self, pipeline: asyncpg.Connection, provider: asyncpg.Connection) -> Level:
         try:
-            queued = (await self._subscriber.depth()).total
+            queued = sum([(await each.depth()).total for each in self._subscribers])
         except BrokerUnavailableError:
             queued = -1  # unknown is not empty
         row = await pipeline.fetchrow(_PIPELINE)

@@ -66,7 +66,10 @@ Open = Callable[[], AbstractAsyncContextManager[Servers]]
 
 @dataclass(frozen=True, slots=True)
 class Stage:
-    """What one run works on. `postgres_version` is the server's own word."""
+    """What one run works on. `postgres_version` is the server's own word.
+
+    `requests` is the topic behind the stage, where there is one between `queue` and the consumers.
+    """
 
     servers: Servers
     database_url: str
@@ -74,6 +77,12 @@ class Stage:
     queue: str
     dead_letter_queue: str
     postgres_version: str
+    requests: str | None = None
+
+    @property
+    def consumed(self) -> str:
+        """What the consumers read."""
+        return self.requests or self.queue
 
 
 @asynccontextmanager
@@ -139,7 +148,12 @@ def _check_installed(*modules: str) -> None:
 
 @asynccontextmanager
 async def stage(
-    where: Servers, name: str, *, visibility_s: float, max_receive_count: int
+    where: Servers,
+    name: str,
+    *,
+    visibility_s: float,
+    max_receive_count: int,
+    transactions: bool = False,
 ) -> AsyncIterator[Stage]:
     """Databases with their schema, and a queue with its DLQ; removed at the end.
 
@@ -148,9 +162,16 @@ async def stage(
         name: of the run; letters, digits and underscores.
         visibility_s: visibility timeout of the queue in seconds.
         max_receive_count: deliveries before a message goes to the DLQ.
+        transactions: a stage in Kafka transactions stands between relay and consumer.
+
+    Raises:
+        ConfigurationError: the servers cannot be used, or have no transactions.
     """
+    if transactions and where.kafka is None:
+        raise ConfigurationError("transactions are Kafka's: use --broker kafka")
     pipeline, provider = f"onceproof_{name}", f"onceproof_{name}_provider"
     queue, dead_letter = f"onceproof-{name}-orders", f"onceproof-{name}-orders-dlq"
+    requests = f"onceproof-{name}-requests" if transactions else None
     async with AsyncExitStack() as stack:
         version = await _create_databases(where.database_url, pipeline, provider)
         stack.push_async_callback(_drop_databases, where.database_url, pipeline, provider)
@@ -159,10 +180,11 @@ async def stage(
         )
         await upgrade(_with_database(where.database_url, provider), "provider")
         if where.kafka is not None:
-            policy = await stack.enter_async_context(
-                topics(where.kafka, queue, retention_s=QUEUE_RETENTION_S)
-            )
-            dead_letter = policy.dead_letter or ""
+            for topic in (queue, *([requests] if requests else [])):
+                policy = await stack.enter_async_context(
+                    topics(where.kafka, topic, retention_s=QUEUE_RETENTION_S)
+                )
+                dead_letter = policy.dead_letter or ""
         else:
             await stack.enter_async_context(
                 _queues(
@@ -180,6 +202,7 @@ async def stage(
             queue=queue,
             dead_letter_queue=dead_letter,
             postgres_version=version,
+            requests=requests,
         )
 
 
@@ -210,7 +233,7 @@ async def broker_of(place: Stage) -> AsyncIterator[Broker]:
         async with connect(place.servers) as broker:
             yield broker
     else:
-        async with look_on(place.servers.kafka, place.queue) as onlooker:
+        async with look_on(place.servers.kafka, place.queue, place.requests) as onlooker:
             yield onlooker
 
 

@@ -7,7 +7,7 @@ its own.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Final
 
@@ -22,43 +22,50 @@ class OnLooker:
     """The pipeline's topics as their group has them, and the DLQ by itself.
 
     Args:
-        pipeline: client with the group of the pipeline's consumers.
-        looker: client with another group.
-        dead_letter: name of the DLQ topic.
+        readers: clients by topic, each with the group that reads it.
+        looker: client with another group, for any other topic.
     """
 
-    def __init__(self, pipeline: KafkaBroker, looker: KafkaBroker, dead_letter: str) -> None:
-        self._pipeline = pipeline
+    def __init__(self, readers: Mapping[str, KafkaBroker], looker: KafkaBroker) -> None:
+        self._readers = readers
         self._looker = looker
-        self._dead_letter = dead_letter
 
     def subscriber(self, queue: str) -> Subscriber:
-        """A subscriber; that of the DLQ leaves everything where it is."""
-        broker = self._looker if queue == self._dead_letter else self._pipeline
-        return broker.subscriber(queue)
+        """A subscriber; that of a DLQ leaves everything where it is."""
+        return self._readers.get(queue, self._looker).subscriber(queue)
 
     async def send(self, destination: str, messages: Sequence[Outgoing]) -> list[SendResult]:
         """Send, as the pipeline would."""
-        return await self._pipeline.send(destination, messages)
+        return await self._looker.send(destination, messages)
 
 
 @asynccontextmanager
-async def look_on(bootstrap: str, topic: str) -> AsyncIterator[OnLooker]:
-    """An onlooker at a topic whose group has its name.
+async def look_on(
+    bootstrap: str, topic: str, requests: str | None = None
+) -> AsyncIterator[OnLooker]:
+    """An onlooker at a run's topics.
 
     Args:
         bootstrap: of the cluster.
-        topic: of the pipeline.
+        topic: of the orders; the consumers' group has its name.
+        requests: topic of the payment requests, where a stage makes them of the orders.
     """
-    policy = TopicPolicy.of(topic)
+    groups = {requests: topic, topic: stage_group(topic)} if requests else {topic: topic}
     async with AsyncExitStack() as stack:
-        pipeline, looker = [
-            await stack.enter_async_context(
-                KafkaBroker.connect(KafkaSettings(bootstrap, group=group), {topic: policy})
+
+        async def client(group: str, *of: str) -> KafkaBroker:
+            policies = {name: TopicPolicy.of(name) for name in of}
+            return await stack.enter_async_context(
+                KafkaBroker.connect(KafkaSettings(bootstrap, group=group), policies)
             )
-            for group in (topic, f"{topic}-looker")
-        ]
-        yield OnLooker(pipeline, looker, policy.dead_letter or "")
+
+        readers = {name: await client(group, name) for name, group in groups.items()}
+        yield OnLooker(readers, await client(f"{topic}-looker"))
+
+
+def stage_group(topic: str) -> str:
+    """The group of the stage, where the consumers' group has the topic's name."""
+    return f"{topic}-stage"
 
 
 @asynccontextmanager

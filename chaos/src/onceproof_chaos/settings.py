@@ -13,6 +13,9 @@ from onceproof.variants import Fixes, parse_variant
 from onceproof_chaos.backend import Role
 from onceproof_chaos.plan import MAX_SPARES, Plan, build_plan
 
+KAFKA: Final = "kafka"
+TRANSACTIONS: Final = "transactions"
+"""The variant that trusts in them."""
 PROCESS: Final = "process"
 KUBERNETES: Final = "kubernetes"
 """Where the services run."""
@@ -45,6 +48,7 @@ class CampaignSettings:
         drain_timeout_s: for the queue to become quiet.
         run: name of the run in its order ids, where the database outlives it.
         backend: process or kubernetes.
+        transactions: a stage in Kafka transactions stands between relay and consumer.
     """
 
     variant: str
@@ -73,9 +77,16 @@ class CampaignSettings:
     drain_timeout_s: float = 120.0
     run: str = ""
     backend: str = PROCESS
+    transactions: bool = False
 
     def __post_init__(self) -> None:
         parse_variant(self.variant)
+        if self.variant == TRANSACTIONS:
+            object.__setattr__(self, "transactions", True)
+        if self.transactions:
+            object.__setattr__(self, "replicas", {**self.replicas, Role.STAGE: 1})
+            if self.broker != KAFKA:
+                raise ValueError("transactions are Kafka's: use --broker kafka")
         if self.backend not in {PROCESS, KUBERNETES}:
             raise ValueError(f"unknown backend {self.backend!r}; known: {PROCESS}, {KUBERNETES}")
 
@@ -173,4 +184,6 @@ class CampaignSettings:
         if self.broker != "sqs":
             options["--broker"] = self.broker
         words = [word for option, value in options.items() for word in (option, str(value))]
+        if self.transactions and self.variant != TRANSACTIONS:
+            words.append("--transactions")
         return shlex.join(["onceproof", "campaign", "run", *words])

@@ -32,7 +32,13 @@ def environments(
     elif place.servers.sqs_endpoint is not None:
         shared["ONCEPROOF_SQS_ENDPOINT_URL"] = place.servers.sqs_endpoint
     visibility_s = settings.visibility_s
+    stage = shared | {
+        "ONCEPROOF_TARGET": place.requests or "",
+        "ONCEPROOF_TRANSACTIONAL_ID": f"{place.queue}-stage",
+        "ONCEPROOF_TRANSACTION_TIMEOUT_S": str(visibility_s),
+    }
     return {
+        **({Role.STAGE: stage} if place.requests else {}),
         Role.PRODUCER: shared,
         Role.RELAY: shared
         | {
@@ -42,6 +48,7 @@ def environments(
         },
         Role.CONSUMER: shared
         | {
+            "ONCEPROOF_QUEUE": place.consumed,
             "ONCEPROOF_VISIBILITY_S": str(visibility_s),
             "ONCEPROOF_WAIT_S": "5",
             "ONCEPROOF_BACKOFF_S": "0.2",

@@ -19,7 +19,7 @@ import asyncpg
 
 from onceproof.errors import OnceproofError
 from onceproof_chaos.admin_client import AdminError
-from onceproof_chaos.backend import Role
+from onceproof_chaos.backend import PIPELINE, Role
 from onceproof_chaos.backend.base import BackendError
 from onceproof_chaos.conduct import FaultLog, conclude, conduct, versions_of
 from onceproof_chaos.drain import Drain
@@ -161,14 +161,14 @@ class CampaignWork:
         """How many pods of each role run now."""
         pods = await self._world.cluster.pods(self._selector)
         counts = Counter(pod.component for pod in pods if pod.ready and not pod.leaving)
-        missing = [role.value for role in Role if not counts[role]]
+        missing = [role.value for role in PIPELINE if not counts[role]]
         if missing:
             raise RefusedError(
                 "NoPodsWithChaos",
                 f"no ready pod with chaos enabled for {', '.join(missing)}; set chaos.enabled=true in "
                 "the chart's values, or wait until the pods are ready",
             )
-        return {role: counts[role] for role in Role}
+        return {role: counts[role] for role in PIPELINE}
 
     @property
     def _selector(self) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import Protocol
+from typing import Final, Protocol
 
 from onceproof_chaos.plan import Fault
 
@@ -17,6 +17,11 @@ class Role(StrEnum):
     RELAY = "relay"
     CONSUMER = "consumer"
     PROVIDER = "provider"
+    STAGE = "stage"
+
+
+PIPELINE: Final = (Role.PRODUCER, Role.RELAY, Role.CONSUMER, Role.PROVIDER)
+"""The parts that every pipeline has; the stage is only in one with Kafka's transactions."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -73,6 +73,13 @@ def run_command(  # noqa: PLR0917 - Typer turns them into named options
         int, typer.Option(help="Captures whose answer never comes.", min=0)
     ] = 0,
     broker: BrokerOption = BrokerKind.SQS,
+    transactions: Annotated[
+        bool,
+        typer.Option(
+            "--transactions",
+            help="Between relay and consumer a stage that moves orders in Kafka transactions.",
+        ),
+    ] = False,
     rate: Annotated[float, typer.Option(help="Orders per second.", min=0.1)] = 25.0,
     run_dir: RunDir = Path("runs"),
     database_url: DatabaseUrl = None,
@@ -96,6 +103,7 @@ def run_command(  # noqa: PLR0917 - Typer turns them into named options
             provider_timeouts=provider_timeouts,
             rate_per_s=rate,
             broker=broker.value,
+            transactions=transactions,
         )
     )
     where = partial(
