@@ -1,5 +1,7 @@
 #!/usr/bin/env python3
-"""The before/after table of a workflow run, as Markdown: `summary.py FOLDER... >> $GITHUB_STEP_SUMMARY`.
+"""The before/after tables of a workflow run, one for each broker, as Markdown.
+
+`summary.py FOLDER... >> $GITHUB_STEP_SUMMARY`
 
 Reads the run folders anywhere below the given folders. Of each variant the run with the most orders
 counts, the latest of them if there are several. Standard library only, so the job installs nothing.
@@ -39,15 +41,23 @@ def runs(roots: Iterable[Path]) -> Iterator[tuple[dict[str, Any], dict[str, Any]
                 yield json.loads(info.read_text()), json.loads(path.read_text())
 
 
-def columns(roots: Iterable[Path]) -> dict[str, dict[str, Any]]:
-    """Variant to the verdict that counts, naive first and hardened last."""
-    chosen: dict[str, tuple[tuple[int, float], dict[str, Any]]] = {}
+def columns(roots: Iterable[Path]) -> dict[str, dict[str, dict[str, Any]]]:
+    """By broker, variant to the verdict that counts, naive first and hardened last."""
+    chosen: dict[tuple[str, str], tuple[tuple[int, float], dict[str, Any]]] = {}
     for info, verdict in runs(roots):
+        key = (info.get("settings", {}).get("broker", "sqs"), info["variant"])
         rank = (info["orders"], info["started_at"])
-        if info["variant"] not in chosen or chosen[info["variant"]][0] < rank:
-            chosen[info["variant"]] = (rank, verdict)
-    order = sorted(chosen, key=lambda variant: (variant != "naive", variant == "hardened", variant))
-    return {variant: chosen[variant][1] for variant in order}
+        if key not in chosen or chosen[key][0] < rank:
+            chosen[key] = (rank, verdict)
+    found: dict[str, dict[str, dict[str, Any]]] = {}
+    for broker, variant in sorted(chosen, key=_rank):
+        found.setdefault(broker, {})[variant] = chosen[broker, variant][1]
+    return found
+
+
+def _rank(key: tuple[str, str]) -> tuple[object, ...]:
+    broker, variant = key
+    return broker != "sqs", broker, variant != "naive", variant == "hardened", variant
 
 
 def table(verdicts: dict[str, dict[str, Any]]) -> str:
@@ -65,15 +75,17 @@ def cell(value: object) -> str:
 
 
 def main(arguments: list[str]) -> int:
-    """Print the table and what is missing from it."""
-    verdicts = columns(Path(argument) for argument in arguments)
-    print("## Before and after\n")
-    if verdicts:
-        print(table(verdicts))
-    missing = [variant for variant in BASELINES if variant not in verdicts]
-    for variant in missing:
-        print(f"\nNo run of `{variant}` was left behind.")
-    return 1 if missing else 0
+    """Print the tables and what is missing from them."""
+    found = columns(Path(argument) for argument in arguments) or {"sqs": {}}
+    complete = True
+    for broker, verdicts in found.items():
+        print(f"## Before and after, over {broker}\n")
+        if verdicts:
+            print(table(verdicts))
+        for variant in (each for each in BASELINES if each not in verdicts):
+            complete = False
+            print(f"\nNo run of `{variant}` was left behind.")
+    return 0 if complete else 1
 
 
 if __name__ == "__main__":

@@ -20,9 +20,9 @@ from benchmarks.figures import InvalidRunError, Sample
 from benchmarks.null_broker import ORDER_BYTES, deliveries
 from benchmarks.queue_ceiling import publish
 from benchmarks.queue_content import BATCH, fresh_queue
-from onceproof.brokers.sqs import SqsBroker, SqsSubscriber
+from onceproof.brokers.sqs import SqsBroker
 from onceproof.consumer import Consumer, ConsumerSettings
-from onceproof.ports import Message, SettleResult
+from onceproof.ports import Message, SettleResult, Subscriber
 
 _VISIBILITY_S: Final = 600.0
 
@@ -35,7 +35,7 @@ class Watching:
         messages: how many there are.
     """
 
-    def __init__(self, inner: SqsSubscriber, messages: int) -> None:
+    def __init__(self, inner: Subscriber, messages: int) -> None:
         self._inner = inner
         self._left = messages
         self.queue = inner.queue
@@ -109,20 +109,40 @@ class ThroughQueue:
         bodies = [message.body.decode() for message in deliveries(orders, size=self._size)]
         async with fresh_queue(self._client) as (queue, url):
             await publish(self._client, url, bodies)
-            subscriber = Watching(self._broker.subscriber(queue), len(bodies))
-            consumer = Consumer(
-                subscriber, self._connections, effect=CHARGE, settings=self._settings
+            return await consumed(
+                self._where,
+                self._connections,
+                self._broker.subscriber(queue),
+                self._settings,
+                orders,
+                len(bodies),
             )
-            await empty(self._where)
-            before = self._connections.lent
-            gc.collect()
-            cpu, started = time.process_time(), time.perf_counter()
-            try:
-                async with asyncio.timeout(STUCK_S):
-                    await consumer.run(subscriber.finished)
-            except TimeoutError:
-                raise InvalidRunError(f"not all was acked in {STUCK_S:.0f} s") from None
-            cpu = time.process_time() - cpu
-            await require_all_charged(self._where, orders, given_back=subscriber.given_back)
-        transactions = self._connections.lent - before
-        return Sample(orders, subscriber.finished_at - started, cpu, transactions)
+
+
+async def consumed(
+    where: Database,
+    connections: Counting,
+    subscriber: Subscriber,
+    settings: ConsumerSettings,
+    orders: int,
+    messages: int,
+) -> Sample:
+    """Run the library's consumer until `messages` messages about `orders` orders are acked.
+
+    Raises:
+        InvalidRunError: not every order was charged exactly once.
+    """
+    watched = Watching(subscriber, messages)
+    consumer = Consumer(watched, connections, effect=CHARGE, settings=settings)
+    await empty(where)
+    before = connections.lent
+    gc.collect()
+    cpu, started = time.process_time(), time.perf_counter()
+    try:
+        async with asyncio.timeout(STUCK_S):
+            await consumer.run(watched.finished)
+    except TimeoutError:
+        raise InvalidRunError(f"not all was acked in {STUCK_S:.0f} s") from None
+    cpu = time.process_time() - cpu
+    await require_all_charged(where, orders, given_back=watched.given_back)
+    return Sample(orders, watched.finished_at - started, cpu, connections.lent - before)

@@ -1,11 +1,11 @@
-"""All contests, in the order of their runs: without a broker, through one, at scale, against peers."""
+"""All contests, in the order of their runs: without a broker, through one, at scale, peers, Kafka."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
 from benchmarks.contest import Contest
-from benchmarks.contests import peers, scale, through_broker, without_broker
+from benchmarks.contests import kafka, peers, scale, through_broker, without_broker
 
 
 @dataclass(frozen=True)
@@ -30,4 +30,5 @@ def contests(sizes: Sizes) -> list[Contest]:
         *through_broker.contests(sizes.memory_messages),
         *scale.contests(outbox_rows=sizes.outbox_rows, inbox_rows=sizes.inbox_rows),
         *peers.contests(),
+        *kafka.contests(),
     ]

@@ -1,13 +1,16 @@
 #!/usr/bin/env bash
 # From nothing to a running pipeline: cluster, images, chart. Every step is skipped or repeated safely.
 #
-# VARIANT selects the variant; arguments go to `helm upgrade`.
+# VARIANT selects the variant, BROKER sqs or kafka; arguments go to `helm upgrade`.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 . deploy/kind/steps.sh
 
 chart=deploy/helm/onceproof
 variant=${VARIANT:-hardened}
+broker=${BROKER:-sqs}
+values=(--values "$chart/ci/hardened-kind.yaml")
+[ "$broker" = sqs ] || values+=(--values "$chart/ci/$broker-kind.yaml")
 
 create() { # kind switches the current context to the new cluster; it is switched back if there was one
   local current
@@ -48,7 +51,7 @@ forget_interrupted() { # a helm that was killed leaves a record that blocks ever
 install() {
   forget_interrupted
   helm upgrade "$release" "$chart" --install --kube-context "$context" --namespace "$namespace" --create-namespace \
-    --values "$chart/ci/hardened-kind.yaml" --set "variant=$variant" \
+    "${values[@]}" --set "variant=$variant" \
     --set-string "image.tag=$ONCEPROOF_IMAGE_TAG" --wait --wait-for-jobs --timeout 5m "$@" ||
     explain $?
 }
@@ -72,11 +75,11 @@ else
 fi
 deploy/kind/load.sh
 step "Resource definitions" resources
-step "Chart, variant $variant" install "$@"
+step "Chart, variant $variant over $broker" install "$@"
 cat << EOF
 
-The $variant pipeline runs in namespace $namespace. Next:
+The $variant pipeline over $broker runs in namespace $namespace. Next:
   kubectl --context $context --namespace $namespace get pods,crashdrills,campaigns
-  make e2e VARIANT=$variant      each crash point, asserted from both ledgers and the traces
+  make e2e VARIANT=$variant BROKER=$broker      each crash point, asserted from both ledgers and the traces
   make logs                      make trace ORDER=...                     make kind-down
 EOF

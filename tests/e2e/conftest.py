@@ -32,6 +32,7 @@ _TIMINGS = pytest.StashKey[list[dict[str, object]]]()
 def pytest_addoption(parser: pytest.Parser) -> None:
     group = parser.getgroup("e2e", "onceproof in kind")
     group.addoption("--variant", default="hardened", choices=VARIANTS, help="what to install")
+    group.addoption("--broker", default="sqs", choices=("sqs", "kafka"), help="what it runs over")
     group.addoption("--context", default="kind-onceproof", help="context of the kubeconfig")
     group.addoption(
         "--keep-namespace", action="store_true", help="leave the installation for looking at"
@@ -68,11 +69,12 @@ def context(pytestconfig: pytest.Config) -> str:
 @pytest.fixture(scope="session")
 def installation(pytestconfig: pytest.Config, variant: str, context: str) -> Iterator[Installation]:
     """The chart in a namespace of this run."""
-    name = f"e2e-{variant}-{secrets.token_hex(3)}"
+    name = f"e2e-{variant.replace('_', '-')}-{secrets.token_hex(3)}"
+    broker = str(pytestconfig.getoption("--broker"))
     keep = bool(pytestconfig.getoption("--keep-namespace"))
     with (
         namespace(context, name, keep=keep) as cluster,
-        installed(cluster, variant, image_tag()) as made,
+        installed(cluster, variant, image_tag(), broker) as made,
     ):
         pytestconfig.stash[_INSTALLATION] = made
         yield made

@@ -23,6 +23,7 @@ RELEASE = "onceproof"
 PIPELINE = ("producer", "relay", "consumer", "provider")
 _MESSAGES = re.compile(r"<Name>ApproximateNumberOfMessages\w*</Name>\s*<Value>(\d+)</Value>")
 """Visible, delayed, and in flight."""
+_LAG = re.compile(r"^onceproof_queue_messages (\S+)$", re.MULTILINE)
 
 
 @dataclass(frozen=True)
@@ -32,6 +33,7 @@ class Installation:
     cluster: Cluster
     variant: str
     proxy: ApiProxy
+    broker: str = "sqs"
 
     @property
     def producer(self) -> str:
@@ -68,12 +70,24 @@ class Installation:
 
     def queued(self) -> int:
         """Messages that are not acked yet, in flight or not."""
+        if self.broker == "kafka":
+            return self._lag()
         queue = f"{self.proxy.service(f'{RELEASE}-elasticmq', 9324)}/000000000000/orders"
         answer = ask(f"{queue}?Action=GetQueueAttributes&AttributeName.1=All")
         assert answer.status == HTTPStatus.OK, answer.body
         counts = _MESSAGES.findall(answer.body)
         assert len(counts) == 3, answer.body
         return sum(map(int, counts))
+
+    def _lag(self) -> int:
+        """What the consumers say of their topic, as they last looked."""
+        found = []
+        for pod in self.cluster.pods("consumer"):
+            answer = ask(f"{self.proxy.admin(pod.name)}/metrics")
+            if answer.status == HTTPStatus.OK:
+                found += [int(float(value)) for value in _LAG.findall(answer.body)]
+        assert found, "no consumer tells the length of its topic"
+        return max(found)
 
     def upgrade(self, *words: str) -> None:
         """`helm upgrade` with some values changed."""
@@ -108,7 +122,9 @@ def namespace(context: str, name: str, *, keep: bool = False) -> Iterator[Cluste
 
 
 @contextmanager
-def installed(cluster: Cluster, variant: str, tag: str) -> Iterator[Installation]:
+def installed(
+    cluster: Cluster, variant: str, tag: str, broker: str = "sqs"
+) -> Iterator[Installation]:
     """The chart, installed as `make kind-up` does it."""
     resources = str(CHART / "crds")
     cluster.kubectl("apply", "--server-side", "--force-conflicts", "--filename", resources)
@@ -117,6 +133,7 @@ def installed(cluster: Cluster, variant: str, tag: str) -> Iterator[Installation
         cluster.helm(
             "install", RELEASE, str(CHART),
             "--values", str(CHART / "ci/hardened-kind.yaml"),
+            *(["--values", str(CHART / f"ci/{broker}-kind.yaml")] if broker != "sqs" else []),
             "--set", f"variant={variant}", "--set-string", f"image.tag={tag}",
             "--wait", "--wait-for-jobs", "--timeout", "5m",
         )  # fmt: skip
@@ -125,4 +142,4 @@ def installed(cluster: Cluster, variant: str, tag: str) -> Iterator[Installation
         events = cluster.kubectl("get", "events", "--sort-by=.lastTimestamp")
         raise AssertionError(f"{error}\n{pods}\n{events[-4000:]}") from error
     with api_proxy(cluster) as proxy:
-        yield Installation(cluster, variant, proxy)
+        yield Installation(cluster, variant, proxy, broker)

@@ -15,10 +15,19 @@ COUNTS = {
 }  # fmt: skip
 
 
-def leave(folder: Path, variant: str, orders: int, verdict: str, **counts: int) -> None:
+def leave(
+    folder: Path,
+    variant: str,
+    orders: int,
+    verdict: str,
+    *,
+    broker: str | None = None,
+    **counts: int,
+) -> None:
     folder.mkdir(parents=True)
     run = {"variant": variant, "orders": orders, "started_at": 1.0}
-    (folder / "run.json").write_text(json.dumps(run))
+    settings = {"settings": {"broker": broker}} if broker else {}
+    (folder / "run.json").write_text(json.dumps(run | settings))
     found = COUNTS | {"orders": orders, "verdict": verdict} | counts
     (folder / "verdict.json").write_text(json.dumps(found))
 
@@ -47,3 +56,23 @@ def test_half_a_comparison_is_a_failure_that_says_what_is_missing(tmp_path: Path
     shown = summary(tmp_path)
     assert shown.returncode == 1
     assert "No run of `hardened` was left behind." in shown.stdout
+
+
+def test_each_broker_has_a_table_of_its_own(tmp_path: Path) -> None:
+    for broker in ("kafka", "sqs"):
+        leave(tmp_path / broker / "naive", "naive", 300, "fail", broker=broker, lost=len(broker))
+        leave(tmp_path / broker / "hardened", "hardened", 300, "pass", broker=broker)
+    shown = summary(tmp_path)
+    assert shown.returncode == 0, shown.stderr
+    sqs, kafka = shown.stdout.split("## Before and after, over kafka")
+    assert "| **lost** | 3 | 0 |" in sqs
+    assert "| **lost** | 5 | 0 |" in kafka
+
+
+def test_half_a_comparison_over_one_broker_is_a_failure(tmp_path: Path) -> None:
+    leave(tmp_path / "naive", "naive", 300, "fail")
+    leave(tmp_path / "hardened", "hardened", 300, "pass")
+    leave(tmp_path / "kafka", "naive", 300, "fail", broker="kafka")
+    shown = summary(tmp_path)
+    assert shown.returncode == 1
+    assert shown.stdout.count("No run of `hardened` was left behind.") == 1

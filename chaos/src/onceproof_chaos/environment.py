@@ -19,6 +19,7 @@ from typing import Final
 import asyncpg
 from sqlalchemy.engine import make_url
 
+from onceproof.brokers.kafka import KafkaSettings
 from onceproof.brokers.sqs import SqsBroker
 from onceproof.errors import ConfigurationError
 from onceproof.postgres import normalise_url, upgrade
@@ -233,7 +234,8 @@ async def broker_of(place: Stage) -> AsyncIterator[Broker]:
         async with connect(place.servers) as broker:
             yield broker
     else:
-        async with look_on(place.servers.kafka, place.queue, place.requests) as onlooker:
+        kafka = KafkaSettings(place.servers.kafka, group=place.queue)
+        async with look_on(kafka, place.queue, place.requests) as onlooker:
             yield onlooker
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import replace
 from typing import Final
 
 from onceproof.brokers.kafka import KafkaBroker, KafkaSettings, TopicPolicy
@@ -41,31 +42,32 @@ class OnLooker:
 
 @asynccontextmanager
 async def look_on(
-    bootstrap: str, topic: str, requests: str | None = None
+    kafka: KafkaSettings, topic: str, requests: str | None = None
 ) -> AsyncIterator[OnLooker]:
     """An onlooker at a run's topics.
 
     Args:
-        bootstrap: of the cluster.
-        topic: of the orders; the consumers' group has its name.
+        kafka: of the cluster, with the consumers' group.
+        topic: of the orders.
         requests: topic of the payment requests, where a stage makes them of the orders.
     """
-    groups = {requests: topic, topic: stage_group(topic)} if requests else {topic: topic}
+    group = kafka.group
+    groups = {requests: group, topic: stage_group(group)} if requests else {topic: group}
     async with AsyncExitStack() as stack:
 
         async def client(group: str, *of: str) -> KafkaBroker:
             policies = {name: TopicPolicy.of(name) for name in of}
             return await stack.enter_async_context(
-                KafkaBroker.connect(KafkaSettings(bootstrap, group=group), policies)
+                KafkaBroker.connect(replace(kafka, group=group), policies)
             )
 
         readers = {name: await client(group, name) for name, group in groups.items()}
-        yield OnLooker(readers, await client(f"{topic}-looker"))
+        yield OnLooker(readers, await client(f"{group}-looker"))
 
 
-def stage_group(topic: str) -> str:
-    """The group of the stage, where the consumers' group has the topic's name."""
-    return f"{topic}-stage"
+def stage_group(group: str) -> str:
+    """The group of the stage, by that of the consumers behind it."""
+    return f"{group}-stage"
 
 
 @asynccontextmanager

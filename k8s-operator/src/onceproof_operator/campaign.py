@@ -139,7 +139,9 @@ class CampaignWork:
                 )
         try:
             settings = spec.settings(
-                visibility_s=world.settings.visibility_s, replicas=await self._replicas()
+                visibility_s=world.settings.visibility_s,
+                replicas=await self._replicas(),
+                broker=world.settings.broker,
             )
         except ValueError as error:
             raise RefusedError("PlanDoesNotFit", str(error)) from None

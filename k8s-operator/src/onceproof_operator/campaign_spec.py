@@ -48,7 +48,9 @@ class CampaignSpec:
         """In the ids of orders and faults: the database and the pods outlive a campaign."""
         return self.uid[:_UID_CHARS]
 
-    def settings(self, *, visibility_s: float, replicas: Mapping[Role, int]) -> CampaignSettings:
+    def settings(
+        self, *, visibility_s: float, replicas: Mapping[Role, int], broker: str = "sqs"
+    ) -> CampaignSettings:
         """What the proving ground does for it.
 
         Raises:
@@ -70,6 +72,7 @@ class CampaignSpec:
             visibility_s=visibility_s,
             run=self.run,
             backend=KUBERNETES,
+            broker=broker,
         )
         settings.plan()
         return settings

@@ -6,10 +6,10 @@ from pathlib import Path
 
 from pydantic import Field, SecretStr
 
-from onceproof.service import ServiceSettings
+from onceproof.service import BrokerSettings
 
 
-class OperatorSettings(ServiceSettings):
+class OperatorSettings(BrokerSettings):
     """Environment variables `ONCEPROOF_*`. Times in seconds.
 
     `database_url` is the pipeline's; `variant` is what the installation runs.
@@ -22,10 +22,6 @@ class OperatorSettings(ServiceSettings):
     """Label `app.kubernetes.io/instance` of the pods that a campaign takes its victims from."""
     provider_database_url: SecretStr
     """The payment provider's own database, with its ledger."""
-    sqs_endpoint_url: str | None = None
-    """Of an SQS-compatible server; None is AWS."""
-    sqs_region: str = "eu-central-1"
-    queue: str = Field(default="orders", min_length=1)
     dead_letter_queue: str = Field(default="orders-dlq", min_length=1)
     visibility_s: float = Field(default=30.0, ge=1, le=43200)
     """Visibility timeout of the queue: quiet windows and stalls must be longer."""

@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Self
 
 import aiohttp
 
 from onceproof.brokers.sqs import SqsBroker
+from onceproof.service import Broker
 from onceproof_chaos.admin_client import AdminClient
 from onceproof_chaos.drain import Drain
 from onceproof_chaos.environment import Servers, Stage, asyncpg_url
+from onceproof_chaos.kafka import look_on
 from onceproof_chaos.traces import TraceStore
 from onceproof_operator.cluster import Cluster
 from onceproof_operator.settings import OperatorSettings
@@ -27,7 +29,7 @@ class World:
     cluster: Cluster
     http: aiohttp.ClientSession
     admin: AdminClient
-    broker: SqsBroker
+    broker: Broker
     traces: TraceStore
     admission: asyncio.Lock = field(default_factory=asyncio.Lock)
     """Held while a drill or campaign looks whether it may begin, and says that it does."""
@@ -38,7 +40,7 @@ class World:
         """Connect to what needs a connection; nothing is asked yet.
 
         Raises:
-            ConfigurationError: there is no cluster, or no SQS client can be made.
+            ConfigurationError: there is no cluster, or no client of the broker can be made.
         """
         async with AsyncExitStack() as stack:
             # Each armed pod holds a connection of its own while it is waited for.
@@ -49,11 +51,7 @@ class World:
                 cluster=await stack.enter_async_context(Cluster.connect(settings.namespace)),
                 http=http,
                 admin=AdminClient(http),
-                broker=await stack.enter_async_context(
-                    SqsBroker.connect(
-                        endpoint_url=settings.sqs_endpoint_url, region=settings.sqs_region
-                    )
-                ),
+                broker=await stack.enter_async_context(_broker(settings)),
                 traces=TraceStore(http, settings.traces_url),
             )
 
@@ -84,3 +82,10 @@ class World:
             postgres_version="",
         )
         return Drain(place, self.broker, window_s=self.window_s)
+
+
+def _broker(settings: OperatorSettings) -> AbstractAsyncContextManager[Broker]:
+    """A client that looks on: in the pipeline's Kafka group it would take partitions from it."""
+    if settings.broker == "kafka":
+        return look_on(settings.kafka(), settings.queue)
+    return SqsBroker.connect(endpoint_url=settings.sqs_endpoint_url, region=settings.sqs_region)

@@ -13,6 +13,7 @@ import typer
 
 from onceproof.cli.dlq import dlq_app
 from onceproof.cli.schema import schema_app
+from onceproof.cli.topics import topics_app
 
 _GROUP: Final = "onceproof.commands"
 
@@ -40,6 +41,7 @@ def build() -> typer.Typer:
 
     app.add_typer(schema_app, name="schema")
     app.add_typer(dlq_app, name="dlq")
+    app.add_typer(topics_app, name="topics")
     for point in sorted(entry_points(group=_GROUP), key=lambda found: found.name):
         point.load()(app)
     return app

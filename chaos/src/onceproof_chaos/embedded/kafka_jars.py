@@ -6,6 +6,7 @@ import hashlib
 import os
 import shutil
 import subprocess
+import sys
 import tempfile
 from pathlib import Path
 from typing import Final
@@ -23,7 +24,7 @@ def installed() -> Path | None:
 
 
 def why_not() -> str | None:
-    """Why no Kafka can be started here; None if it can, perhaps after a download."""
+    """Why no Kafka can be started here; None if it can, after a download where need be."""
     if shutil.which("java") is None:
         return "java is not installed"
     if installed() is None and shutil.which("mvn") is None:
@@ -70,3 +71,17 @@ def fetch() -> Path:
 def _folder() -> Path:
     base = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
     return base / "onceproof" / f"kafka-{hashlib.sha256(POM.read_bytes()).hexdigest()[:12]}"
+
+
+def main() -> None:
+    """Fetch now, so that nobody waits for it later; says where they are, or why there are none."""
+    if installed() is None and why_not() is None:
+        sys.stderr.write("fetching the jars of a Kafka broker, 120 MB, once\n")
+    try:
+        sys.stderr.write(f"Kafka: {fetch()}\n")
+    except ConfigurationError as error:
+        sys.stderr.write(f"no Kafka: {error}\n")
+
+
+if __name__ == "__main__":
+    main()

@@ -17,7 +17,25 @@ Environment variables, by what they are for. Those of a component are put togeth
 
 {{/* Value of a timing: the component's own, or the short one while chaos is enabled. */}}
 {{- define "onceproof.visibilitySeconds" -}}
-{{- include "onceproof.number" (ternary .Values.chaos.timing.visibilitySeconds .Values.sqs.visibilitySeconds .Values.chaos.enabled) }}
+{{- $own := ternary .Values.kafka.stallSeconds .Values.sqs.visibilitySeconds (eq .Values.broker "kafka") }}
+{{- include "onceproof.number" (ternary .Values.chaos.timing.visibilitySeconds $own .Values.chaos.enabled) }}
+{{- end }}
+
+{{/* Not empty where the release runs ElasticMQ, or Kafka. */}}
+{{- define "onceproof.elasticmq" -}}
+{{- if and (eq .Values.broker "sqs") .Values.sqs.embedded }}true{{ end }}
+{{- end }}
+
+{{- define "onceproof.embeddedKafka" -}}
+{{- if and (eq .Values.broker "kafka") .Values.kafka.embedded }}true{{ end }}
+{{- end }}
+
+{{- define "onceproof.kafkaBootstrap" -}}
+{{- if .Values.kafka.embedded }}{{ include "onceproof.fullname" . }}-kafka:9092{{ else }}{{ .Values.kafka.bootstrapServers }}{{ end }}
+{{- end }}
+
+{{- define "onceproof.deadLetterQueue" -}}
+{{- if eq .Values.broker "kafka" }}{{ .Values.kafka.topic }}.dlq{{ else }}{{ .Values.sqs.deadLetterQueue }}{{ end }}
 {{- end }}
 
 {{- define "onceproof.databaseSecret" -}}
@@ -72,6 +90,53 @@ Environment variables, by what they are for. Those of a component are put togeth
 {{ include "onceproof.variable" (dict "name" "ONCEPROOF_DRAIN_TIMEOUT_S" "value" .Values.drainTimeoutSeconds) }}
 {{ include "onceproof.variable" (dict "name" "ONCEPROOF_SCHEMA_WAIT_S" "value" .Values.schemaWaitSeconds) }}
 {{- include "onceproof.tracing" . }}
+{{- end }}
+
+{{/* What each client of the broker is told. */}}
+{{- define "onceproof.brokerEnv" -}}
+{{- if eq .Values.broker "kafka" }}{{ include "onceproof.kafkaEnv" . }}{{ else }}{{ include "onceproof.sqsEnv" . }}{{ end }}
+{{- end }}
+
+{{- define "onceproof.kafkaEnv" -}}
+{{- $kafka := .Values.kafka -}}
+- name: ONCEPROOF_BROKER
+  value: kafka
+{{- include "onceproof.variables" (dict
+  "ONCEPROOF_KAFKA_BOOTSTRAP" (include "onceproof.kafkaBootstrap" .)
+  "ONCEPROOF_KAFKA_GROUP" $kafka.group
+  "ONCEPROOF_KAFKA_SESSION_S" (ternary .Values.chaos.timing.visibilitySeconds $kafka.sessionSeconds .Values.chaos.enabled)
+  "ONCEPROOF_KAFKA_MAX_DELIVERIES" (ternary .Values.chaos.timing.maxReceiveCount $kafka.maxDeliveries .Values.chaos.enabled)
+  "ONCEPROOF_KAFKA_SECURITY_PROTOCOL" $kafka.security.protocol
+  "ONCEPROOF_KAFKA_SASL_MECHANISM" $kafka.security.mechanism
+  "ONCEPROOF_QUEUE" $kafka.topic) }}
+{{- with $kafka.security.existingSecret }}
+- name: ONCEPROOF_KAFKA_SASL_USERNAME
+  valueFrom:
+    secretKeyRef: {name: {{ . }}, key: username}
+- name: ONCEPROOF_KAFKA_SASL_PASSWORD
+  valueFrom:
+    secretKeyRef: {name: {{ . }}, key: password}
+{{- end }}
+{{- if $kafka.security.caSecret }}
+- name: ONCEPROOF_KAFKA_CA_FILE
+  value: /etc/onceproof/kafka/ca.crt
+{{- end }}
+{{- end }}
+
+{{/* The certificate authority of Kafka's brokers, for pods that talk to them. */}}
+{{- define "onceproof.brokerMounts" -}}
+{{- if and (eq .Values.broker "kafka") .Values.kafka.security.caSecret }}
+- {name: kafka-ca, mountPath: /etc/onceproof/kafka, readOnly: true}
+{{- end }}
+{{- end }}
+
+{{- define "onceproof.brokerVolumes" -}}
+{{- if eq .Values.broker "kafka" }}
+{{- with .Values.kafka.security.caSecret }}
+- name: kafka-ca
+  secret: {secretName: {{ . }}, items: [{key: ca.crt, path: ca.crt}]}
+{{- end }}
+{{- end }}
 {{- end }}
 
 {{/* What each client of the queue is told. */}}

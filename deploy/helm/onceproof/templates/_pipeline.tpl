@@ -63,9 +63,15 @@ spec:
             {{- toYaml $values.resources | nindent 12 }}
           volumeMounts:
             - {name: tmp, mountPath: /tmp}
+            {{- with include "onceproof.brokerMounts" $root | trim }}
+            {{- . | nindent 12 }}
+            {{- end }}
       volumes:
         - name: tmp
           emptyDir: {sizeLimit: 16Mi}
+        {{- with include "onceproof.brokerVolumes" $root | trim }}
+        {{- . | nindent 8 }}
+        {{- end }}
       {{- include "onceproof.topologySpread" (dict "root" $root "component" .component "values" $values) | nindent 6 }}
       {{- include "onceproof.scheduling" $values | nindent 6 }}
 {{- end }}

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import logging
 import sys
 from dataclasses import replace
 
-from onceproof.brokers.kafka import Stage, StageSettings
+from onceproof.brokers.kafka import FencedError, Stage, StageSettings
 from onceproof.errors import ConfigurationError, MalformedEventError
 from onceproof.events import ORDER_PLACED, Event
 from onceproof.service import Runtime, connect_broker, run_service
 from onceproof_stage.settings import StageServiceSettings
+
+logger = logging.getLogger(__name__)
 
 SOURCE = "/onceproof/stage"
 
@@ -42,7 +45,11 @@ async def stage(runtime: Runtime[StageServiceSettings]) -> None:
         on_health=runtime.watch,
     )
     runtime.started()
-    await work.run(runtime.stop)
+    try:
+        await work.run(runtime.stop)
+    except FencedError as error:
+        # Not an error of this process: it stood still, and its work is being done.
+        logger.warning("this one ends, a successor has taken over: %s", error)
 
 
 def payment_request(order: Event) -> Event:

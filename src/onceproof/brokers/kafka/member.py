@@ -34,7 +34,7 @@ from onceproof.brokers.kafka.settings import KafkaSettings
 logger = logging.getLogger(__name__)
 
 _IDLE_POLL_S: Final = 0.05
-_BUSY_POLL_S: Final = 0.005
+_BUSY_POLL_S: Final = 0.02
 """While something is in hand, whose settling must not wait long for its commit."""
 _FETCH: Final = 100
 """Records that one look takes."""
@@ -70,6 +70,7 @@ class Member:
         self._bury = bury
         self.partitions: dict[Place, Partition] = {}
         self.down: str | None = None
+        self.assigned = asyncio.Event()
         self._leaving: set[Place] = set()
         self._paused: set[Place] = set()
         self._epoch = 0
@@ -99,12 +100,21 @@ class Member:
         if self._consumer is not None:
             await self._consumer.close()
 
+    @property
+    def ended(self) -> bool:
+        """Whether it cannot go on; whoever wants to receive makes another."""
+        return self._task is not None and self._task.done()
+
     async def changed(self, timeout_s: float) -> None:
         """Wait until there may be something to receive."""
         self._changed.clear()
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(timeout_s):
                 await self._changed.wait()
+
+    def look(self) -> None:
+        """Let who waits look again: a key's next record may be free."""
+        self._changed.set()
 
     def handing_out(self) -> list[Partition]:
         """The partitions from which may be handed out."""
@@ -158,7 +168,7 @@ class Member:
             partition.lapse(now)
             if place in self._leaving:
                 continue
-            due = partition.due(now_s, self._settings.window)
+            due = partition.due(now_s, self._settings.window - partition.out)
             due = await self._without_exhausted(partition, due)
             if due:
                 about_to[place] = due
@@ -255,7 +265,13 @@ class Member:
         self.down = None
 
     async def _make_room(self, consumer: AIOConsumer) -> None:
-        full = {p for p, held in self.partitions.items() if len(held) >= self._settings.window}
+        # Paused when full, and resumed when half of it is gone: to resume is to fetch anew.
+        most = self._settings.buffer
+        full = {
+            place
+            for place, held in self.partitions.items()
+            if len(held) >= (most // 2 if place in self._paused else most)
+        }
         pause, resume = full - self._paused, self._paused - full
         if pause:
             await consumer.pause([TopicPartition(*place) for place in pause])
@@ -293,6 +309,7 @@ class Member:
         await consumer.incremental_assign(
             [TopicPartition(place.topic, place.partition, place.offset) for place in found]
         )
+        self.assigned.set()
         self._warn_if_idle()
 
     async def _committed_at(

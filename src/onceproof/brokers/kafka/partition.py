@@ -82,6 +82,7 @@ class Partition:
     _lines: dict[bytes, deque[Record]] = field(default_factory=dict)
     _ready: list[int] = field(default_factory=list)
     _in_hand: dict[int, Record] = field(default_factory=dict)
+    _out: int = 0
 
     def __post_init__(self) -> None:
         self.position = self.committed.offset
@@ -94,6 +95,11 @@ class Partition:
     def base(self) -> int:
         """The offset below which everything is settled."""
         return next(iter(self._unsettled), self.position)
+
+    @property
+    def out(self) -> int:
+        """Records that were announced and not settled or given back."""
+        return self._out
 
     @property
     def in_hand(self) -> int:
@@ -137,8 +143,10 @@ class Partition:
         high = max((self._high, *(offset + 1 for offset in more)))
         exceptions = {}
         for offset, record in self._unsettled.items():
+            if offset >= high:  # in the order of their offsets: none of the rest was handed out
+                break
             count = record.deliveries + (offset in more)
-            if count != (1 if offset < high else 0):
+            if count != 1:
                 exceptions[offset] = count
         return Deliveries(self.base, high, exceptions)
 
@@ -149,6 +157,7 @@ class Partition:
                 continue
             record.deliveries += 1
             record.state = State.READY
+            self._out += 1
             self._high = max(self._high, record.offset + 1)
             if self._is_first(record):
                 heapq.heappush(self._ready, record.offset)
@@ -176,6 +185,7 @@ class Partition:
 
     def settle(self, record: Record) -> None:
         """The record is done, whatever became of it: never deliver it again."""
+        self._out -= record.state in {State.READY, State.IN_HAND}
         record.state = State.SETTLED
         self._in_hand.pop(record.offset, None)
         self._unsettled.pop(record.offset, None)
@@ -192,6 +202,7 @@ class Partition:
         """The record is no longer in hand and is to be delivered again."""
         if self._in_hand.pop(record.offset, None) is not None:
             record.state = State.WAITING
+            self._out -= 1
 
     def lapse(self, now: float) -> int:
         """Give back what was in hand for longer than its visibility; how many."""

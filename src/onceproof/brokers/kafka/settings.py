@@ -62,8 +62,9 @@ class KafkaSettings:
         send_timeout_s: seconds after which a record that the broker did not confirm has failed; its
             outcome is unknown then.
         request_timeout_s: seconds for one question to the cluster.
-        window: records of one partition in hand at most. The delivery counts of so many fit into an
-            offset's metadata.
+        window: records of one partition handed out at most. The delivery counts of so many fit into
+            an offset's metadata.
+        buffer: records of one partition in memory at most, those that wait for their turn included.
         security: further librdkafka settings, such as `security.protocol`, `sasl.*` and `ssl.*`.
     """
 
@@ -75,6 +76,7 @@ class KafkaSettings:
     send_timeout_s: float = 10.0
     request_timeout_s: float = 5.0
     window: int = 250
+    buffer: int = 1000
     security: Mapping[str, Any] = field(default_factory=dict, repr=False)
 
     def __post_init__(self) -> None:
@@ -84,6 +86,8 @@ class KafkaSettings:
             raise ConfigurationError("a Kafka consumer needs a group: its offsets say what is done")
         if not 1 <= self.window <= 250:
             raise ConfigurationError("window is between 1 and 250: more do not fit into metadata")
+        if self.buffer < self.window:
+            raise ConfigurationError("buffer is at least as large as window")
         if forbidden := sorted(_OURS & set(self.security)):
             raise ConfigurationError(
                 f"{', '.join(forbidden)}: set by onceproof, because what it promises rests on it. "
@@ -129,6 +133,8 @@ class KafkaSettings:
             "session.timeout.ms": session_ms,
             "heartbeat.interval.ms": max(session_ms // 5, 100),
             "max.poll.interval.ms": max(int(self.stall_s * 1000), session_ms),
-            "queued.max.messages.kbytes": 16 * 1024,
+            # A partition that is paused has its fetched records thrown away: let it be few.
+            "fetch.message.max.bytes": 256 * 1024,
+            "queued.max.messages.kbytes": 8 * 1024,
             "fetch.wait.max.ms": 500,
         }

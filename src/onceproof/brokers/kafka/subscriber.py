@@ -64,6 +64,16 @@ class KafkaSubscriber:
             await self._member.close()
             self._member = None
 
+    async def join(self) -> None:
+        """Join the group now, and wait until it has given partitions; the first receive does so, too.
+
+        Raises:
+            QueueNotFoundError: the topic does not exist.
+            BrokerUnavailableError: the cluster did not answer.
+        """
+        member = await self._joined()
+        await member.assigned.wait()
+
     async def receive(
         self, *, max_messages: int, wait_s: float, visibility_s: float
     ) -> list[Message]:
@@ -100,6 +110,7 @@ class KafkaSubscriber:
                 results.append(None)
         error = None
         if self._member is not None and None in results:
+            self._member.look()
             error = await self._member.committed()
         return [
             result or SettleResult(message.message_id, error=error)
@@ -181,6 +192,8 @@ class KafkaSubscriber:
 
     async def _joined(self) -> Member:
         async with self._joining:
+            if self._member is not None and self._member.ended:
+                await self.close()
             if self._member is None:
                 await self._topics.partitions(self._name)  # or nobody would say that it is missing
                 retry = self._policy.retry
