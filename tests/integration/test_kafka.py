@@ -166,7 +166,10 @@ async def test_what_kills_each_time_goes_to_the_dlq_without_being_handed_out_aga
             assert message.attempt == attempt
             body = message.body
     async with member(kafka_bootstrap, topic, max_receive_count=2) as survivor:
-        await survivor.subscriber(topic).join()
+        assert (
+            await survivor.subscriber(topic).receive(max_messages=1, wait_s=5, visibility_s=30)
+            == []
+        )
         (buried,) = await receive(survivor.subscriber(f"{topic}.dlq"), 1)
         assert buried.body == body
         assert (await survivor.subscriber(topic).depth()).total == 0

@@ -51,6 +51,7 @@ def test_of_a_key_only_the_oldest_is_in_hand() -> None:
     taken = held.take(10, NOW)
     assert offsets(taken) == [0, 2, 3]
     held.settle(held.find(taken[0].receipt))  # type: ignore[arg-type]
+    announce(held)
     assert offsets(held.take(10, NOW)) == [1]
 
 
@@ -96,10 +97,21 @@ def test_a_retry_waits_for_its_time_and_counts_on() -> None:
     held = partition(waits, record(1))
     announce(held)
     assert offsets(held.take(10, NOW)) == [1]
-    assert held.next_due_s() == NOW + 5
     assert held.deliveries() == Deliveries(0, 2, {0: 0})
     announce(held, NOW + 5)
     assert [message.attempt for message in held.take(10, NOW)] == [4]
+
+
+def test_what_was_ready_and_not_handed_out_was_not_delivered() -> None:
+    held = partition(*(record(i) for i in range(4)))
+    announce(held)
+    assert offsets(held.take(1, NOW)) == [0]
+    held.withdraw()
+    told = held.deliveries()
+    assert [told.of(i) for i in range(4)] == [1, 0, 0, 0]
+    assert (held.ready, held.in_hand, held.out) == (0, 1, 1)
+    announce(held)
+    assert [message.attempt for message in held.take(10, NOW)] == [1, 1, 1]
 
 
 def test_the_next_owner_knows_what_was_handed_out() -> None:

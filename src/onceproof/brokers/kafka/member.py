@@ -10,6 +10,8 @@ the delivery counts of what was fetched, which must be there before anybody gets
   goes on, its receipts are stale and its commits are refused. What stops its database transaction is the
   inbox.
 - **A member with full hands** pauses its partitions and goes on polling, so that slow work is no stall.
+- **Counts are of what was handed out**: only what a receiver waits for is counted, and what was not
+  fetched after all is uncounted before the partition goes.
 """
 
 from __future__ import annotations
@@ -18,6 +20,7 @@ import asyncio
 import contextlib
 import logging
 import time
+from collections import deque
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from datetime import UTC, datetime
 from typing import Final
@@ -76,6 +79,9 @@ class Member:
         self._epoch = 0
         self._told: dict[Place, tuple[int, str]] = {}
         self._changed = asyncio.Event()
+        self._nudged = asyncio.Event()
+        self._wanted = 0
+        self._turns = 0
         self._settled = asyncio.Event()
         self._commits: list[asyncio.Future[str | None]] = []
         self._consumer: AIOConsumer | None = None
@@ -105,16 +111,17 @@ class Member:
         """Whether it cannot go on; whoever wants to receive makes another."""
         return self._task is not None and self._task.done()
 
-    async def changed(self, timeout_s: float) -> None:
-        """Wait until there may be something to receive."""
+    async def changed(self, wanted: int, timeout_s: float) -> None:
+        """Wait until there may be something to receive, up to `wanted` records."""
         self._changed.clear()
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(timeout_s):
-                await self._changed.wait()
-
-    def look(self) -> None:
-        """Let who waits look again: a key's next record may be free."""
-        self._changed.set()
+        self._wanted += wanted
+        self._nudged.set()
+        try:
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(timeout_s):
+                    await self._changed.wait()
+        finally:
+            self._wanted -= wanted
 
     def handing_out(self) -> list[Partition]:
         """The partitions from which may be handed out."""
@@ -125,6 +132,7 @@ class Member:
         future: asyncio.Future[str | None] = asyncio.get_running_loop().create_future()
         self._commits.append(future)
         self._settled.set()
+        self._nudged.set()
         return future
 
     async def _run(self) -> None:
@@ -146,13 +154,14 @@ class Member:
                     self._away(describe(error) if error else str(raised))
                     await asyncio.sleep(_BACKOFF_S)
         finally:
+            for partition in self.partitions.values():
+                partition.withdraw()
             with contextlib.suppress(KafkaException, asyncio.CancelledError):
                 await self._commit(consumer, {})
 
     async def _turn(self, consumer: AIOConsumer) -> None:
         await self._make_room(consumer)
-        busy = any(p.in_hand for p in self.partitions.values()) or bool(self._commits)
-        first = await consumer.poll(_BUSY_POLL_S if busy else _IDLE_POLL_S)
+        first = await consumer.poll(await self._pause_s())
         more = [] if first is None else await consumer.consume(_FETCH - 1, 0)
         for message in ([] if first is None else [first]) + more:
             self._take(message)
@@ -160,18 +169,41 @@ class Member:
         if self.down is not None:
             await self._look_again(consumer)
 
+    async def _pause_s(self) -> float:
+        """How long the next poll may wait: it cannot be woken, so not at all where records wait."""
+        if any(len(held) > held.out for held in self.partitions.values()):
+            self._nudged.clear()
+            if not self._wanted and not self._commits:
+                with contextlib.suppress(TimeoutError):
+                    async with asyncio.timeout(_BUSY_POLL_S):
+                        await self._nudged.wait()
+            return 0
+        busy = any(held.in_hand for held in self.partitions.values()) or bool(self._commits)
+        return _BUSY_POLL_S if busy else _IDLE_POLL_S
+
     async def _announce(self, consumer: AIOConsumer) -> None:
         """Commit what is settled, and the counts of what is about to be handed out."""
         now, now_s = time.monotonic(), time.time()
         about_to: dict[Place, list[Record]] = {}
-        for place, partition in list(self.partitions.items()):
+        wanted = self._wanted - sum(held.ready for held in self.partitions.values())
+        # The next one begins where this one ended, so that none waits for a busier one.
+        self._turns += 1
+        places = list(self.partitions)
+        places = (
+            places[self._turns % len(places) :] + places[: self._turns % len(places)]
+            if places
+            else []
+        )
+        for place in places:
+            partition = self.partitions[place]
             partition.lapse(now)
             if place in self._leaving:
                 continue
-            due = partition.due(now_s, self._settings.window - partition.out)
+            due = partition.due(now_s, min(wanted, self._settings.window - partition.out))
             due = await self._without_exhausted(partition, due)
             if due:
                 about_to[place] = due
+                wanted -= len(due)
         if await self._commit(consumer, about_to):
             for place, records in about_to.items():
                 if place in self.partitions:
@@ -347,6 +379,8 @@ class Member:
     async def _on_revoke(self, consumer: AIOConsumer, revoked: list[TopicPartition]) -> None:
         places = {(p.topic, p.partition) for p in revoked}
         self._leaving |= places
+        for place in places & self.partitions.keys():
+            self.partitions[place].withdraw()
         deadline = time.monotonic() + self._settings.revoke_s
         try:
             while True:

@@ -5,8 +5,10 @@ A group gives a partition to one member; what a queue does for each message, the
     fetched -> waiting -> (delivery count committed) -> ready -> in hand -> settled
                   ^------ visibility lapsed, or given back ------'
 
-- Of one key only the oldest record that is not settled is in hand, so a key's order survives several
+- Of one key only the oldest record that is not settled is made ready, so a key's order survives several
   handlers at work, failures, and redeliveries.
+- Only what somebody waits for is made ready: a record that a dead process merely had in its buffer must
+  not look like one that killed it.
 - Everything below `base` is settled; that offset is what may be committed. What is settled above it
   comes again after a crash, and the inbox recognises it.
 - Records that a compaction or a transaction left out are gaps; nothing here expects offsets to be dense.
@@ -102,6 +104,11 @@ class Partition:
         return self._out
 
     @property
+    def ready(self) -> int:
+        """Records that may be handed out."""
+        return self._out - len(self._in_hand)
+
+    @property
     def in_hand(self) -> int:
         """Records that were handed out and not settled."""
         return len(self._in_hand)
@@ -121,21 +128,15 @@ class Partition:
         self.position = max(self.position, offset)
 
     def due(self, now_s: float, limit: int) -> list[Record]:
-        """Records that may be delivered next; `now_s` since 1970."""
+        """Records that may be delivered next, the first of their keys; `now_s` since 1970."""
         found: list[Record] = []
         for record in self._unsettled.values():
-            if len(found) == limit:
+            if len(found) >= limit:
                 break
-            if record.state is State.WAITING and record.not_before_s <= now_s:
+            waiting = record.state is State.WAITING and record.not_before_s <= now_s
+            if waiting and self._is_first(record):
                 found.append(record)
         return found
-
-    def next_due_s(self) -> float | None:
-        """When the first record becomes due that waits for its time; None without one."""
-        return min(
-            (r.not_before_s for r in self._unsettled.values() if r.state is State.WAITING),
-            default=None,
-        )
 
     def deliveries(self, announced: Iterable[Record] = ()) -> Deliveries:
         """What to commit, if `announced` are about to be made ready."""
@@ -159,8 +160,17 @@ class Partition:
             record.state = State.READY
             self._out += 1
             self._high = max(self._high, record.offset + 1)
-            if self._is_first(record):
-                heapq.heappush(self._ready, record.offset)
+            heapq.heappush(self._ready, record.offset)
+
+    def withdraw(self) -> None:
+        """What is ready is not going to be handed out, and was not delivered."""
+        for offset in self._ready:
+            record = self._unsettled.get(offset)
+            if record is not None and record.state is State.READY:
+                record.state = State.WAITING
+                record.deliveries -= 1
+                self._out -= 1
+        self._ready.clear()
 
     def take(self, limit: int, visible_until: float) -> list[Message]:
         """Hand out up to `limit` ready records, the oldest first."""
@@ -195,8 +205,6 @@ class Partition:
         line.remove(record)
         if not line:
             del self._lines[record.key]
-        elif line[0].state is State.READY:
-            heapq.heappush(self._ready, line[0].offset)
 
     def give_back(self, record: Record) -> None:
         """The record is no longer in hand and is to be delivered again."""

@@ -96,7 +96,7 @@ class KafkaSubscriber:
                 raise BrokerUnavailableError(f"Kafka topic {self._name!r}: {member.down}")
             if remaining <= 0:
                 return taken
-            await member.changed(remaining)
+            await member.changed(max_messages, remaining)
 
     async def ack(self, messages: Sequence[Message]) -> list[SettleResult]:
         """Settle records and wait for the commit; see `onceproof.ports.Subscriber.ack`."""
@@ -110,7 +110,6 @@ class KafkaSubscriber:
                 results.append(None)
         error = None
         if self._member is not None and None in results:
-            self._member.look()
             error = await self._member.committed()
         return [
             result or SettleResult(message.message_id, error=error)
