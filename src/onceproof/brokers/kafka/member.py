@@ -188,12 +188,8 @@ class Member:
         wanted = self._wanted - sum(held.ready for held in self.partitions.values())
         # The next one begins where this one ended, so that none waits for a busier one.
         self._turns += 1
-        places = list(self.partitions)
-        places = (
-            places[self._turns % len(places) :] + places[: self._turns % len(places)]
-            if places
-            else []
-        )
+        places = deque(self.partitions)
+        places.rotate(-self._turns)
         for place in places:
             partition = self.partitions[place]
             partition.lapse(now)
