@@ -21,7 +21,7 @@ import contextlib
 import logging
 import time
 from collections import deque
-from collections.abc import Awaitable, Callable, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from datetime import UTC, datetime
 from typing import Final
 
@@ -30,7 +30,8 @@ from confluent_kafka.aio import AIOConsumer
 
 from onceproof.brokers.kafka import headers
 from onceproof.brokers.kafka.deliveries import Deliveries
-from onceproof.brokers.kafka.failures import describe, error_of, is_not_ours, is_refused
+from onceproof.brokers.kafka.failures import describe, error_of, is_refused
+from onceproof.brokers.kafka.offsets import Offsets, Place
 from onceproof.brokers.kafka.partition import Partition, Record
 from onceproof.brokers.kafka.settings import KafkaSettings
 
@@ -44,9 +45,6 @@ _FETCH: Final = 100
 _BACKOFF_S: Final = 0.5
 _EXHAUSTED: Final = 50
 """Records that have been tried too often, moved at once."""
-
-Place = tuple[str, int]
-"""Topic and partition."""
 
 
 class Member:
@@ -77,13 +75,12 @@ class Member:
         self._leaving: set[Place] = set()
         self._paused: set[Place] = set()
         self._epoch = 0
-        self._told: dict[Place, tuple[int, str]] = {}
+        self._offsets = Offsets()
         self._changed = asyncio.Event()
         self._nudged = asyncio.Event()
         self._wanted = 0
         self._turns = 0
         self._settled = asyncio.Event()
-        self._commits: list[asyncio.Future[str | None]] = []
         self._consumer: AIOConsumer | None = None
         self._task: asyncio.Task[None] | None = None
         self._warned_idle = False
@@ -102,7 +99,7 @@ class Member:
         self._closing = True
         self._task.cancel()
         await asyncio.gather(self._task, return_exceptions=True)
-        self._wake_commits("the consumer was closed")
+        self._offsets.give_up("the consumer was closed")
         if self._consumer is not None:
             await self._consumer.close()
 
@@ -129,11 +126,9 @@ class Member:
 
     def committed(self) -> asyncio.Future[str | None]:
         """Done when what is settled now has been committed; the result is why it was not."""
-        future: asyncio.Future[str | None] = asyncio.get_running_loop().create_future()
-        self._commits.append(future)
         self._settled.set()
         self._nudged.set()
-        return future
+        return self._offsets.committed()
 
     async def _run(self) -> None:
         # The client wraps callbacks for the loop that it is made on, and changes its settings.
@@ -157,7 +152,7 @@ class Member:
             for partition in self.partitions.values():
                 partition.withdraw()
             with contextlib.suppress(KafkaException, asyncio.CancelledError):
-                await self._commit(consumer, {})
+                await self._offsets.commit(consumer, self.partitions, {})
 
     async def _turn(self, consumer: AIOConsumer) -> None:
         await self._make_room(consumer)
@@ -171,14 +166,16 @@ class Member:
 
     async def _pause_s(self) -> float:
         """How long the next poll may wait: it cannot be woken, so not at all where records wait."""
-        if any(len(held) > held.out for held in self.partitions.values()):
+        now_s = time.time()
+        window = self._settings.window
+        if any(held.out < window and held.due(now_s, 1) for held in self.handing_out()):
             self._nudged.clear()
-            if not self._wanted and not self._commits:
+            if not self._wanted and not self._offsets.awaited:
                 with contextlib.suppress(TimeoutError):
                     async with asyncio.timeout(_BUSY_POLL_S):
                         await self._nudged.wait()
             return 0
-        busy = any(held.in_hand for held in self.partitions.values()) or bool(self._commits)
+        busy = any(held.in_hand for held in self.partitions.values()) or self._offsets.awaited
         return _BUSY_POLL_S if busy else _IDLE_POLL_S
 
     async def _announce(self, consumer: AIOConsumer) -> None:
@@ -200,7 +197,7 @@ class Member:
             if due:
                 about_to[place] = due
                 wanted -= len(due)
-        if await self._commit(consumer, about_to):
+        if await self._offsets.commit(consumer, self.partitions, about_to):
             for place, records in about_to.items():
                 if place in self.partitions:
                     self.partitions[place].announced(records)
@@ -216,53 +213,6 @@ class Member:
         for record in await self._bury(partition, spent):
             partition.settle(record)
         return [record for record in due if record.attempt < self._max_receive_count]
-
-    async def _commit(
-        self,
-        consumer: AIOConsumer,
-        about_to: dict[Place, list[Record]],
-        *,
-        only: Iterable[Place] = (),
-    ) -> bool:
-        """One request for all partitions whose offset or counts changed; whether it was taken."""
-        waiting, self._commits = self._commits, []
-        offsets, told = self._changes(set(only) or set(self.partitions), about_to)
-        error: str | None = None
-        try:
-            if offsets:
-                done = await consumer.commit(offsets=offsets, asynchronous=False)
-                refused = [place.error for place in done or () if place.error is not None]
-                error = self._refused(refused[0]) if refused else None
-        except KafkaException as raised:
-            error = self._refused(error_of(raised) or raised)
-        finally:
-            for future in waiting:
-                if not future.done():
-                    future.set_result(error)
-        if error is None:
-            self._told |= told
-        return error is None
-
-    def _changes(
-        self, places: Iterable[Place], about_to: dict[Place, list[Record]]
-    ) -> tuple[list[TopicPartition], dict[Place, tuple[int, str]]]:
-        """What the group does not know yet of these partitions."""
-        offsets, told = [], {}
-        for place in places:
-            partition = self.partitions.get(place)
-            if partition is None:
-                continue
-            deliveries = partition.deliveries(about_to.get(place, ()))
-            state = (deliveries.offset, deliveries.encode())
-            if state != self._told.get(place):
-                told[place] = state
-                offsets.append(TopicPartition(*place, deliveries.offset, state[1]))
-        return offsets, told
-
-    def _refused(self, error: KafkaError | KafkaException) -> str:
-        if not isinstance(error, KafkaError) or not is_not_ours(error):
-            logger.warning("offsets not committed, trying again: %s", error)
-        return str(error)
 
     def _take(self, message: Message) -> None:
         place = (message.topic() or "", message.partition() or 0)
@@ -381,8 +331,9 @@ class Member:
         try:
             while True:
                 self._settled.clear()
-                await self._commit(consumer, {}, only=places)
-                left = sum(p.in_hand for place, p in self.partitions.items() if place in places)
+                going = {k: held for k, held in self.partitions.items() if k in places}
+                await self._offsets.commit(consumer, going, {})
+                left = sum(held.in_hand for held in going.values())
                 remaining = deadline - time.monotonic()
                 if not left or remaining <= 0 or self._closing:
                     break
@@ -402,12 +353,6 @@ class Member:
     def _forget(self, places: set[Place]) -> None:
         for place in places:
             self.partitions.pop(place, None)
-            self._told.pop(place, None)
+        self._offsets.forget(places)
         self._leaving -= places
         self._paused -= places
-
-    def _wake_commits(self, why: str) -> None:
-        waiting, self._commits = self._commits, []
-        for future in waiting:
-            if not future.done():
-                future.set_result(why)
