@@ -127,6 +127,13 @@ def test_the_next_owner_knows_what_was_handed_out() -> None:
     assert [message.attempt for message in second.take(10, NOW)] == [3, 2, 2, 2, 2, 1, 1]
 
 
+def test_an_owner_who_has_not_fetched_a_record_keeps_its_count() -> None:
+    held = partition(record(0), committed=Deliveries(0, 3, {0: 2, 2: 4}))
+    announce(held)
+    told = held.deliveries()
+    assert [told.of(i) for i in range(4)] == [3, 1, 4, 0]
+
+
 @pytest.mark.parametrize(
     "metadata", [None, "", "rubbish", "2;3;", "1;x;", "1;3;4", "1;3;a:b", ";;;"]
 )
@@ -171,6 +178,7 @@ def test_every_record_is_settled_once_in_order_of_its_key_and_no_delivery_is_unc
     in_hand: list[Message] = []
     for name, which in [*steps, *([("take", 11), ("ack", 0)] * 2 * len(keys))]:
         if name == "take":
+            fetch(model, held, 12)
             commit(model, held, announce_too=True)
             for message in held.take(which + 1, NOW):
                 offset = int(message.body)
@@ -186,6 +194,7 @@ def test_every_record_is_settled_once_in_order_of_its_key_and_no_delivery_is_unc
             commit(model, held)
         elif name == "crash":
             held, in_hand = owner(model), []
+            fetch(model, held, which)
         elif in_hand:
             message = in_hand.pop(which % len(in_hand))
             found = held.find(message.receipt)
@@ -197,6 +206,7 @@ def test_every_record_is_settled_once_in_order_of_its_key_and_no_delivery_is_unc
                 held.settle(found)
             elif found is not None:
                 held.give_back(found)
+    fetch(model, held, 12)
     commit(model, held)
     assert model.settled == set(range(len(keys)))
     assert model.committed[0] == len(keys)
@@ -204,10 +214,12 @@ def test_every_record_is_settled_once_in_order_of_its_key_and_no_delivery_is_unc
 
 def owner(model: Model) -> Partition:
     offset, metadata = model.committed
-    held = Partition("orders", 0, Deliveries.decode(offset, metadata))
-    for i in range(offset, len(model.keys)):
+    return Partition("orders", 0, Deliveries.decode(offset, metadata))
+
+
+def fetch(model: Model, held: Partition, many: int) -> None:
+    for i in range(held.position, min(held.position + many, len(model.keys))):
         held.fetched(record(i, model.keys[i]))
-    return held
 
 
 def commit(model: Model, held: Partition, *, announce_too: bool = False) -> None:

@@ -142,7 +142,8 @@ class Partition:
         """What to commit, if `announced` are about to be made ready."""
         more = {record.offset for record in announced}
         high = max((self._high, *(offset + 1 for offset in more)))
-        exceptions = {}
+        # What was handed out by an owner before, and was not fetched again yet.
+        exceptions = {o: n for o, n in self.committed.exceptions.items() if o >= self.position}
         for offset, record in self._unsettled.items():
             if offset >= high:  # in the order of their offsets: none of the rest was handed out
                 break
