@@ -23,6 +23,7 @@ from onceproof_chaos.cli.options import (
     RunDir,
     Seed,
     SqsEndpoint,
+    Transactions,
     Variant,
     errors,
     results,
@@ -73,13 +74,7 @@ def run_command(  # noqa: PLR0917 - Typer turns them into named options
         int, typer.Option(help="Captures whose answer never comes.", min=0)
     ] = 0,
     broker: BrokerOption = BrokerKind.SQS,
-    transactions: Annotated[
-        bool,
-        typer.Option(
-            "--transactions",
-            help="Between relay and consumer a stage that moves orders in Kafka transactions.",
-        ),
-    ] = False,
+    transactions: Transactions = False,
     rate: Annotated[float, typer.Option(help="Orders per second.", min=0.1)] = 25.0,
     run_dir: RunDir = Path("runs"),
     database_url: DatabaseUrl = None,

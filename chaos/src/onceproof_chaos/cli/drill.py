@@ -26,6 +26,7 @@ from onceproof_chaos.cli.options import (
     RunDir,
     Seed,
     SqsEndpoint,
+    Transactions,
     Variant,
     errors,
     results,
@@ -52,6 +53,7 @@ def drill(
     ] = Action.KILL,
     variant: Variant = "hardened",
     broker: BrokerOption = BrokerKind.SQS,
+    transactions: Transactions = False,
     seed: Seed = 1,
     run_dir: RunDir = Path("runs"),
     database_url: DatabaseUrl = None,
@@ -83,12 +85,14 @@ def drill(
         visibility_s=VISIBILITY_S,
         rate_per_s=10,
         broker=broker.value,
+        transactions=transactions,
     )
     order = order_id(seed, 0)
     park_s = VISIBILITY_S + 2 if action is Action.STALL else 60.0
     plan = Plan(seed, ORDERS, (Fault("drill", point, action, (order,), park_s=park_s),))
     words = ["drill", point, "--action", action, "--variant", variant, "--seed", str(seed)]
     words += ["--broker", broker] if broker is BrokerKind.KAFKA else []
+    words += ["--transactions"] if transactions else []
     command = shlex.join(["onceproof", *words])
     where = partial(
         servers,

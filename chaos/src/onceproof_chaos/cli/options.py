@@ -89,6 +89,13 @@ class BrokerKind(StrEnum):
 
 
 BrokerOption = Annotated[BrokerKind, typer.Option("--broker", help="Message broker.")]
+Transactions = Annotated[
+    bool,
+    typer.Option(
+        "--transactions",
+        help="Between relay and consumer a stage that moves orders in Kafka transactions.",
+    ),
+]
 KafkaBootstrap = Annotated[
     str | None,
     typer.Option(
