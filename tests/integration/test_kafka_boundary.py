@@ -1,4 +1,4 @@
-"""Where Kafka's exactly-once ends: one kill behind the same transactions, without the inbox and with it."""
+"""Where Kafka's exactly-once ends: one kill behind the same transactions, with the inbox and without."""
 
 from __future__ import annotations
 

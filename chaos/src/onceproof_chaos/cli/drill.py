@@ -43,7 +43,7 @@ ORDERS: Final = 3
 VISIBILITY_S: Final = 2.0
 
 
-def drill(
+def drill(  # noqa: PLR0917 - Typer turns them into named options
     point: Annotated[str, typer.Argument(help=f"One of {', '.join(ALL_POINTS)}.")],
     action: Annotated[
         Action,
