@@ -119,7 +119,9 @@ def main_command(
         return
     scale = Scale(repeats, seconds, clients, tuple(contender or ()))
     asked = _Asked(chosen, scale, database_url, sqs_endpoint, rss)
-    # A terminated benchmark puts its servers away as an interrupted one does.
+    # A terminated benchmark puts its servers away as an interrupted one does; one in the background too,
+    # which a shell starts with interrupts ignored.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     before = signal.signal(signal.SIGTERM, lambda *_: os.kill(os.getpid(), signal.SIGINT))
     try:
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
