@@ -192,8 +192,8 @@ class Member:
             partition.lapse(now)
             if place in self._leaving:
                 continue
+            await self._bury_exhausted(partition)
             due = partition.due(now_s, min(wanted, self._settings.window - partition.out))
-            due = await self._without_exhausted(partition, due)
             if due:
                 about_to[place] = due
                 wanted -= len(due)
@@ -204,15 +204,12 @@ class Member:
             if about_to:
                 self._changed.set()
 
-    async def _without_exhausted(self, partition: Partition, due: list[Record]) -> list[Record]:
+    async def _bury_exhausted(self, partition: Partition) -> None:
         if self._max_receive_count is None or self._bury is None:
-            return due
-        spent = [r for r in due if r.attempt >= self._max_receive_count][:_EXHAUSTED]
-        if not spent:
-            return due
-        for record in await self._bury(partition, spent):
-            partition.settle(record)
-        return [record for record in due if record.attempt < self._max_receive_count]
+            return
+        if spent := partition.exhausted(self._max_receive_count, _EXHAUSTED):
+            for record in await self._bury(partition, spent):
+                partition.settle(record)
 
     def _take(self, message: Message) -> None:
         place = (message.topic() or "", message.partition() or 0)

@@ -24,6 +24,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from enum import StrEnum
+from itertools import islice
 
 from onceproof.brokers.kafka.deliveries import Deliveries
 from onceproof.ports import Message
@@ -84,6 +85,7 @@ class Partition:
     _lines: dict[bytes, deque[Record]] = field(default_factory=dict)
     _ready: list[int] = field(default_factory=list)
     _in_hand: dict[int, Record] = field(default_factory=dict)
+    _settled_counts: dict[int, int] = field(default_factory=dict)
     _out: int = 0
 
     def __post_init__(self) -> None:
@@ -127,6 +129,15 @@ class Partition:
         """There is nothing before this offset that was not fetched."""
         self.position = max(self.position, offset)
 
+    def exhausted(self, deliveries: int, limit: int) -> list[Record]:
+        """Records that wait although they were delivered so often."""
+        found = (
+            record
+            for record in self._unsettled.values()
+            if record.state is State.WAITING and record.attempt >= deliveries
+        )
+        return list(islice(found, limit))
+
     def due(self, now_s: float, limit: int) -> list[Record]:
         """Records that may be delivered next, the first of their keys; `now_s` since 1970."""
         found: list[Record] = []
@@ -142,15 +153,18 @@ class Partition:
         """What to commit, if `announced` are about to be made ready."""
         more = {record.offset for record in announced}
         high = max((self._high, *(offset + 1 for offset in more)))
-        # What was handed out by an owner before, and was not fetched again yet.
+        # What was handed out by an owner before and was not fetched again yet, and what is settled.
         exceptions = {o: n for o, n in self.committed.exceptions.items() if o >= self.position}
+        base = self.base
+        self._settled_counts = {o: n for o, n in self._settled_counts.items() if o >= base}
+        exceptions |= self._settled_counts
         for offset, record in self._unsettled.items():
             if offset >= high:  # in the order of their offsets: none of the rest was handed out
                 break
             count = record.deliveries + (offset in more)
             if count != 1:
                 exceptions[offset] = count
-        return Deliveries(self.base, high, exceptions)
+        return Deliveries(base, high, exceptions)
 
     def announced(self, records: Sequence[Record]) -> None:
         """The counts of these records are committed: they may be handed out."""
@@ -198,6 +212,10 @@ class Partition:
         """The record is done, whatever became of it: never deliver it again."""
         self._out -= record.state in {State.READY, State.IN_HAND}
         record.state = State.SETTLED
+        if (
+            record.deliveries != 1
+        ):  # it comes again after a crash, while something before it is open
+            self._settled_counts[record.offset] = record.deliveries
         self._in_hand.pop(record.offset, None)
         self._unsettled.pop(record.offset, None)
         if record.key is None:
