@@ -43,6 +43,8 @@ _BUSY_POLL_S: Final = 0.02
 _FETCH: Final = 100
 """Records that one look takes."""
 _BACKOFF_S: Final = 0.5
+_UNANSWERED_S: Final = 3.0
+_CLOSE_S: Final = 10.0
 _EXHAUSTED: Final = 50
 """Records that have been tried too often, moved at once."""
 
@@ -98,10 +100,22 @@ class Member:
             return
         self._closing = True
         self._task.cancel()
-        await asyncio.gather(self._task, return_exceptions=True)
+        await asyncio.wait((self._task,), timeout=_CLOSE_S)
         self._offsets.give_up("the consumer was closed")
-        if self._consumer is not None:
-            await self._consumer.close()
+        if self._consumer is None:
+            return
+        try:
+            async with asyncio.timeout(_CLOSE_S):
+                await self._consumer.close()
+        except TimeoutError:
+            logger.warning("the group was not left: the broker does not answer")
+
+    @property
+    def away(self) -> str | None:
+        """Why nothing can be received now; None where nothing is known against it."""
+        if self._offsets.unanswered_s > _UNANSWERED_S:
+            return "broker unavailable: a commit is not answered"
+        return self.down
 
     @property
     def ended(self) -> bool:

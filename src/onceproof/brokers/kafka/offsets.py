@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 from collections.abc import Iterable, Mapping
 
 from confluent_kafka import KafkaError, KafkaException, TopicPartition
@@ -24,6 +25,12 @@ class Offsets:
     def __init__(self) -> None:
         self._told: dict[Place, tuple[int, str]] = {}
         self._waiting: list[asyncio.Future[str | None]] = []
+        self._asked_at: float | None = None
+
+    @property
+    def unanswered_s(self) -> float:
+        """For how long a commit has had no answer: the client waits for a broker that is away."""
+        return 0.0 if self._asked_at is None else time.monotonic() - self._asked_at
 
     @property
     def awaited(self) -> bool:
@@ -48,12 +55,14 @@ class Offsets:
         error: str | None = None
         try:
             if offsets:
+                self._asked_at = time.monotonic()
                 done = await consumer.commit(offsets=offsets, asynchronous=False)
                 refused = [place.error for place in done or () if place.error is not None]
                 error = _refused(refused[0]) if refused else None
         except KafkaException as raised:
             error = _refused(error_of(raised) or raised)
         finally:
+            self._asked_at = None
             _answer(waiting, error)
         if error is None:
             self._told |= told

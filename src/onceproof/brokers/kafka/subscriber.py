@@ -23,6 +23,8 @@ from onceproof.errors import BrokerUnavailableError, ConfigurationError
 from onceproof.ports import Message, Outgoing, QueueDepth, QueueInfo, SettleResult
 
 _STALE = "the receipt is no longer valid"
+_LOOK_S = 1.0
+"""Between two looks at whether the broker is there."""
 
 
 class KafkaSubscriber:
@@ -92,11 +94,11 @@ class KafkaSubscriber:
             remaining = deadline - time.monotonic()
             if taken:
                 return taken
-            if member.down is not None:
-                raise BrokerUnavailableError(f"Kafka topic {self._name!r}: {member.down}")
+            if member.away is not None:
+                raise BrokerUnavailableError(f"Kafka topic {self._name!r}: {member.away}")
             if remaining <= 0:
                 return taken
-            await member.changed(max_messages, remaining)
+            await member.changed(max_messages, min(remaining, _LOOK_S))
 
     async def ack(self, messages: Sequence[Message]) -> list[SettleResult]:
         """Settle records and wait for the commit; see `onceproof.ports.Subscriber.ack`."""
