@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
 import tempfile
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from dataclasses import dataclass, field
@@ -21,6 +22,10 @@ from sqlalchemy.engine import make_url
 from onceproof.brokers.sqs import SqsBroker
 from onceproof.postgres import upgrade
 from onceproof_chaos.embedded import EmbeddedKafka, EmbeddedPostgres, EmbeddedSqs, kafka_jars
+
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    # A shell starts what is in the background with interrupts ignored, and some tests interrupt.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 DATABASE_VARIABLE = "ONCEPROOF_TEST_DATABASE_URL"
 KAFKA_VARIABLE = "ONCEPROOF_TEST_KAFKA"
