@@ -17,7 +17,12 @@ import asyncpg
 import pytest
 from pydantic import SecretStr
 
-from onceproof.errors import ConfigurationError, SchemaBehindError, TransientError
+from onceproof.errors import (
+    ConfigurationError,
+    QueueNotFoundError,
+    SchemaBehindError,
+    TransientError,
+)
 from onceproof.service import Runtime, ServiceSettings, StopRequestedError, run_service
 from onceproof_chaos.embedded import EmbeddedSqs
 
@@ -53,7 +58,27 @@ async def test_it_waits_with_a_growing_pause_and_says_why(
     assert all(later - earlier >= 0.2 for earlier, later in itertools.pairwise(calls))
 
 
-@pytest.mark.parametrize("error", [ConfigurationError("no DLQ"), SchemaBehindError("old")])
+@pytest.mark.parametrize("error", [SchemaBehindError("old"), QueueNotFoundError("no topic")])
+async def test_what_a_roll_out_makes_meanwhile_is_waited_for(
+    runtime: Runtime[ServiceSettings], error: Exception
+) -> None:
+    runtime.settings = runtime.settings.model_copy(update={"schema_wait_s": 30.0})
+    calls = 0
+
+    async def check() -> str:
+        nonlocal calls
+        calls += 1
+        if calls == 1:
+            raise error
+        return "here"
+
+    assert await asyncio.wait_for(runtime.until_ready("broker", check), 10) == "here"
+
+
+@pytest.mark.parametrize(
+    "error",
+    [ConfigurationError("no DLQ"), SchemaBehindError("old"), QueueNotFoundError("no queue")],
+)
 async def test_what_waiting_cannot_help_is_raised_at_once(
     runtime: Runtime[ServiceSettings], error: Exception
 ) -> None:

@@ -26,7 +26,12 @@ from pydantic_settings import SettingsError
 
 from onceproof.admin import AdminServer, Health
 from onceproof.crashpoints import crash_points
-from onceproof.errors import ConfigurationError, SchemaBehindError, TransientError
+from onceproof.errors import (
+    ConfigurationError,
+    QueueNotFoundError,
+    SchemaBehindError,
+    TransientError,
+)
 from onceproof.service.logs import configure_logging
 from onceproof.service.settings import ServiceSettings, explain
 from onceproof.service.tracing import configure_tracing
@@ -62,8 +67,9 @@ class Runtime(Generic[S]):
     async def until_ready(self, dependency: str, check: Callable[[], Awaitable[T]]) -> T:
         """Call `check` until it succeeds, with jittered backoff while it raises `TransientError`.
 
-        A schema that is behind is waited for too, up to `settings.schema_wait_s` seconds: where a
-        roll-out starts the migration and the services together, it is on its way.
+        A schema that is behind, and a queue or topic that is missing, are waited for too, up to
+        `settings.schema_wait_s` seconds: where a roll-out starts what makes them and the services
+        together, they are on their way.
 
         Raises:
             ConfigurationError: from the check; waiting would not help.
@@ -73,7 +79,7 @@ class Runtime(Generic[S]):
         migrated_by = time.monotonic() + self.settings.schema_wait_s
 
         def passing(error: BaseException) -> bool:
-            if isinstance(error, SchemaBehindError):
+            if isinstance(error, SchemaBehindError | QueueNotFoundError):
                 return time.monotonic() < migrated_by
             return isinstance(error, TransientError | TimeoutError)
 

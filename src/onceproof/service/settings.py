@@ -43,7 +43,7 @@ class ServiceSettings(BaseSettings):
     """Send spans to this OTLP/HTTP endpoint, e.g. `http://collector:4318`."""
     log_level: str = Field(default="INFO", pattern="^(DEBUG|INFO|WARNING|ERROR)$")
     schema_wait_s: float = Field(default=0.0, ge=0)
-    """How long to wait for somebody else to migrate the database; 0 refuses to start at once."""
+    """For somebody else to migrate the database or to make the queue; 0 refuses to start at once."""
     drain_timeout_s: float = Field(default=15.0, ge=0)
     """For work in progress after SIGTERM; the pod's grace period must be at least 15 s longer."""
 
