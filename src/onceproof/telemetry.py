@@ -48,7 +48,7 @@ reached: what the broker answers now is read by nobody."""
 RECEIVE_NUMBER: Final = "onceproof.receive.number"
 """Number of the receive among those that brought messages, from 1: a gap is a lost span."""
 RECEIVE_COUNT: Final = "onceproof.receive.count"
-"""How many there were when the crash point was reached."""
+"""How many there were when the crash point was reached, or when the consumer stopped."""
 STATE: Final = "onceproof.delivery.state"
 """Of a delivery in hand at a crash point: `waiting`, `working`, or `done` and not acked yet."""
 MESSAGE_ID: Final = "messaging.message.id"
@@ -59,6 +59,8 @@ LAPSED_SPAN: Final = "delivery.lapsed"
 """A delivery was let go, because its visibility lapsed before its turn came."""
 RELEASED_SPAN: Final = "delivery.released"
 """A delivery was given back to the broker, to be made again."""
+STOPPED_SPAN: Final = "consumer.stopped"
+"""A consumer has ended by itself: it received nothing that no other span tells of."""
 MESSAGE_EVENT: Final = "message"
 """Event of a span about several messages, one for each. Links have the same attributes by the
 conventions, but trace stores lose them."""
@@ -265,6 +267,7 @@ __all__ = [
     "RESULT",
     "SENDER",
     "STATE",
+    "STOPPED_SPAN",
     "VISIBILITY_S",
     "Holding",
     "SpanKind",

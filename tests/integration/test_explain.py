@@ -17,12 +17,14 @@ from typer.testing import CliRunner
 
 from onceproof.cli.app import build
 from onceproof.errors import ConfigurationError
+from onceproof.telemetry import STOPPED_SPAN
 from onceproof_chaos.campaign import run_campaign
 from onceproof_chaos.conduct import Unwatched
 from onceproof_chaos.environment import Servers
 from onceproof_chaos.evidence import Evidence
 from onceproof_chaos.explain import Index, Reason, Records, explain_all, explain_order
 from onceproof_chaos.explain.sources import LiveSystem, of_run
+from onceproof_chaos.explain.truth import Truth
 from onceproof_chaos.faultlog import FaultEventKind
 from onceproof_chaos.runfolder import RunFolder
 from onceproof_chaos.settings import CampaignSettings
@@ -79,13 +81,19 @@ def test_nothing_injected_is_explained_wrong(run: RunFolder) -> None:
     # On a busy machine evidence gets lost, and then it must say so; but not most of the time.
     assert result["share_right"] >= 0.75
     assert result["redeliveries"] == run.spans_summary().redeliveries
+    # Those that were not killed have said at their end how often they had received something.
+    assert any(span.name == STOPPED_SPAN for span in of_run(run).spans)
     named = set(result["reasons"])
     assert named == {reason.value for reason in Reason}
 
 
 def test_a_piece_of_evidence_that_is_missing_never_makes_another_reason(run: RunFolder) -> None:
     records = of_run(run)
-    whole = reasons(records)
+    injected = Truth(run.plan(), records.faults, records.spans, records.rows).injected
+    whole = {key: {reason} for key, reason in reasons(records).items()}
+    # On a busy machine a span is late, or lost: what two pieces leave open, one of them may decide.
+    for key in [key for key, allowed in whole.items() if allowed == {Reason.UNKNOWN}]:
+        whole[key] |= injected[key].expected if key in injected else set(Reason)
     rng = random.Random(1)
     spans, faults = list(records.spans), list(records.faults)
     for _ in range(SINGLE_PIECES):
@@ -102,10 +110,10 @@ def test_a_piece_of_evidence_that_is_missing_never_makes_another_reason(run: Run
     same_or_unknown(whole, replace(records, rows=Evidence(), has_database=False))
 
 
-def same_or_unknown(whole: dict[tuple[str, int], Reason], records: Records) -> None:
+def same_or_unknown(whole: dict[tuple[str, int], set[Reason]], records: Records) -> None:
     for key, reason in reasons(records).items():
         if key in whole:
-            assert reason in {whole[key], Reason.UNKNOWN}, (key, whole[key])
+            assert reason in {*whole[key], Reason.UNKNOWN}, (key, whole[key])
 
 
 def test_an_order_is_explained_by_its_id_and_by_its_events(run: RunFolder) -> None:

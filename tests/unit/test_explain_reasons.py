@@ -485,6 +485,42 @@ def test_a_lost_receive_span_of_that_time_makes_an_unread_answer_unknown() -> No
     assert B in explanation.missing[0]
 
 
+@pytest.mark.parametrize(
+    ("told", "expected"),
+    [
+        ((B, "host-3"), Reason.CRASHED_BEFORE_COMMIT),
+        ((B,), Reason.UNKNOWN),
+        ((), Reason.CRASHED_BEFORE_COMMIT),  # nobody has ended yet
+    ],
+)
+def test_who_may_have_read_it_last_says_at_its_end_that_it_did_not(
+    told: tuple[str, ...], expected: Reason
+) -> None:
+    history = never_read()
+    history.received(1, 5, "host-3", message=M2)
+    for consumer in told:
+        history.span(
+            f"{consumer} stopped", "consumer.stopped", 90, consumer, onceproof__receive__count=1
+        )
+    explanation = why(history, AGAIN)
+    assert explanation is not None
+    assert explanation.reason is expected
+    if expected is Reason.UNKNOWN:
+        assert "host-3" in explanation.missing[0]
+
+
+def test_a_receive_that_only_the_end_tells_of_makes_an_unread_answer_unknown() -> None:
+    history = never_read()
+    history.received(1, 5, "host-3", message=M2)
+    for consumer, count in ((B, 1), ("host-3", 2)):
+        history.span(
+            f"{consumer} stopped", "consumer.stopped", 90, consumer, onceproof__receive__count=count
+        )
+    explanation = why(history, AGAIN)
+    assert explanation is not None
+    assert explanation.reason is Reason.UNKNOWN
+
+
 def test_one_delivery_made_to_two_consumers_is_the_brokers_doing() -> None:
     history = History()
     history.received(1, 10, A)

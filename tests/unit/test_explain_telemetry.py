@@ -106,6 +106,15 @@ def test_letting_go_and_giving_back_leave_a_span(exported: InMemorySpanExporter)
     assert dict(released.attributes or {}) == NAMED | number | {telemetry.RELEASED_FOR_S: 1.5}
 
 
+def test_a_consumer_says_at_its_end_how_often_it_received(exported: InMemorySpanExporter) -> None:
+    tracing.stopped(3)
+    span = only(exported)
+    assert (span.name, dict(span.attributes or {})) == (
+        "consumer.stopped",
+        {telemetry.RECEIVE_COUNT: 3},
+    )
+
+
 class Answers:
     """A subscriber that answers an ack as told."""
 

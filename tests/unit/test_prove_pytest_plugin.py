@@ -49,3 +49,26 @@ def test_what_is_interrupted_has_cleaned_up_before_the_interrupt_goes_on(thread)
     with pytest.raises(KeyboardInterrupt):
         thread.run(work())
     assert events == ["cleaned up"]
+
+
+def test_an_interrupt_before_the_future_is_there_ends_the_work_too(thread, monkeypatch):
+    events, submit = [], asyncio.run_coroutine_threadsafe
+    started = threading.Event()
+
+    async def work():
+        try:
+            started.set()
+            await asyncio.sleep(60)
+        finally:
+            events.append("cleaned up")
+
+    def interrupted(work, loop):
+        monkeypatch.undo()
+        submit(work, loop)
+        assert started.wait(10)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(asyncio, "run_coroutine_threadsafe", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        thread.run(work())
+    assert events == ["cleaned up"]

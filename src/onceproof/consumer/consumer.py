@@ -159,6 +159,7 @@ class Consumer:
                 with contextlib.suppress(TimeoutError):
                     async with asyncio.timeout(_LAST_CALL_S):
                         await self._acker.flush()
+                tracing.stopped(self._receives)
 
     def _holding(self) -> tuple[int, list[tracing.Attributes]]:
         """What a crash point tells of this consumer."""

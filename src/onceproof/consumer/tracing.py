@@ -24,11 +24,13 @@ from onceproof.telemetry import (
     LAPSED_SPAN,
     MESSAGE_ID,
     ORDER_ID,
+    RECEIVE_COUNT,
     RECEIVE_NUMBER,
     REDRIVE,
     RELEASED_FOR_S,
     RELEASED_SPAN,
     STATE,
+    STOPPED_SPAN,
     VISIBILITY_S,
     SpanKind,
     describe_messages,
@@ -138,6 +140,11 @@ def released(item: InHand, delay_s: float) -> None:
     """A delivery was given back, to be made again after `delay_s` seconds."""
     told = identity(item) | {RECEIVE_NUMBER: item.receive, RELEASED_FOR_S: delay_s}
     record_moment(RELEASED_SPAN, item.created, told)
+
+
+def stopped(receives: int) -> None:
+    """A consumer has ended by itself, after so many receives that brought messages."""
+    record_moment(STOPPED_SPAN, None, {RECEIVE_COUNT: receives})
 
 
 def _broker_words(item: InHand) -> Attributes:

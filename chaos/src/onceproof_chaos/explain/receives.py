@@ -1,7 +1,8 @@
 """Whether every receive span of a process is there: each carries its number, so a lost one leaves a gap.
 
 That a delivery is in no span is only evidence while no span is missing that could have named it. What
-became of a delivery carries the number of its receive, too, so that also a last one can be missed.
+became of a delivery carries the number of its receive, too, and a consumer says at its end how many
+there were, so that also a last one can be missed.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import pairwise
 from typing import Final, Protocol
 
-from onceproof.telemetry import RECEIVE_COUNT, RECEIVE_NUMBER
+from onceproof.telemetry import RECEIVE_COUNT, RECEIVE_NUMBER, STOPPED_SPAN
 from onceproof_chaos.spans import Span
 
 _ALWAYS: Final = float("inf")
@@ -34,15 +35,20 @@ def lost_receives(
     Args:
         spans: of every process.
         ends: how processes ended, which may say how often they had received something.
-        whole: whether the spans begin with the processes; else a first one cannot be missed.
+        whole: whether the spans are of the processes' whole lives; else neither a first one nor the
+            word at the end can be missed.
     """
     numbered: dict[str, list[tuple[float, int]]] = defaultdict(list)
     mentioned: dict[str, list[tuple[float, int]]] = defaultdict(list)
+    stopped: set[str] = set()
     for span in spans:
         if (number := span.attributes.get(RECEIVE_NUMBER)) is not None:
             received = span.attributes.get(_TYPE) == "receive"
             told = numbered if received else mentioned
             told[span.instance].append((span.end, int(number)))
+        elif span.name == STOPPED_SPAN:
+            stopped.add(span.instance)
+            mentioned[span.instance].append((span.end, int(span.attributes[RECEIVE_COUNT])))
     gaps: dict[str, list[tuple[float, float]]] = {}
     for instance in {*numbered, *mentioned, *ends}:
         lives = _lives(numbered.get(instance, ()))
@@ -50,12 +56,10 @@ def lost_receives(
         for at, number in mentioned.get(instance, ()):
             found += _behind(lives, at, number, whole=whole)
         for end in ends.get(instance, ()):
-            count = end.crash.attributes.get(RECEIVE_COUNT) if end.crash else None
-            if count is not None:
-                found += _behind(lives, end.stood_at, int(count), whole=whole)
-            elif end.crash is None and any(lives):
-                # It died without a word, and its last spans with it.
-                found.append((_last(_life_at(lives, end.stood_at)), end.stood_at))
+            found += _at_end(lives, end, whole=whole)
+        if whole and stopped and instance not in stopped and instance not in ends:
+            # Others have said at their end that they had received nothing more; this one has not.
+            found.append((_last(lives[-1]), _ALWAYS))
         if found:
             gaps[instance] = found
     return gaps
@@ -92,6 +96,16 @@ def _behind(
     if number <= max(life, default=0) or not (whole or life):
         return []
     return [(_last(life), at)]
+
+
+def _at_end(
+    lives: Sequence[Mapping[int, float]], end: _Ended, *, whole: bool
+) -> list[tuple[float, float]]:
+    if end.crash is None:
+        # It died without a word, and its last spans with it.
+        return [(_last(_life_at(lives, end.stood_at)), end.stood_at)] if any(lives) else []
+    count = end.crash.attributes.get(RECEIVE_COUNT)
+    return [] if count is None else _behind(lives, end.stood_at, int(count), whole=whole)
 
 
 def _life_at(lives: Sequence[Mapping[int, float]], at: float) -> Mapping[int, float]:

@@ -15,6 +15,7 @@ installed, also in those that prove nothing: what costs time is imported when it
 from __future__ import annotations
 
 import asyncio
+import inspect
 import json
 import threading
 from collections.abc import Callable, Coroutine, Iterator, Mapping, Sequence
@@ -110,30 +111,40 @@ class _LoopThread:
     def __init__(self) -> None:
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, name="onceproof-prove")
+        self._running: asyncio.Task[Any] | None = None
         self._thread.start()
 
     def run(self, work: Coroutine[Any, Any, T]) -> T:
         """Wait for `work` and give its result."""
-        future = asyncio.run_coroutine_threadsafe(work, self._loop)
         try:
-            return future.result()
+            return asyncio.run_coroutine_threadsafe(self._run(work), self._loop).result()
         except BaseException:
-            future.cancel()
-            # Ctrl-C: the servers end next, and what the work has made there must be gone by then.
-            asyncio.run_coroutine_threadsafe(_others_done(), self._loop).result()
+            # Ctrl-C, which may come before the call above has given its future: the loop knows the
+            # task. The servers end next, and what the work has made there must be gone by then.
+            asyncio.run_coroutine_threadsafe(self._end(), self._loop).result()
+            if inspect.getcoroutinestate(work) == inspect.CORO_CREATED:
+                work.close()
             raise
+
+    async def _run(self, work: Coroutine[Any, Any, T]) -> T:
+        self._running = asyncio.current_task()
+        try:
+            return await work
+        finally:
+            self._running = None
+
+    async def _end(self) -> None:
+        if self._running is not None:
+            self._running.cancel()
+        others = asyncio.all_tasks() - {asyncio.current_task()}
+        if others:
+            await asyncio.wait(others, timeout=_CLEAN_UP_S)
 
     def close(self) -> None:
         """End the thread."""
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join()
         self._loop.close()
-
-
-async def _others_done() -> None:
-    others = asyncio.all_tasks() - {asyncio.current_task()}
-    if others:
-        await asyncio.wait(others, timeout=_CLEAN_UP_S)
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
