@@ -138,13 +138,19 @@ def sqs_endpoint(server_directory: Path) -> Iterator[str]:
 
 
 @pytest.fixture(scope="session")
-def kafka_bootstrap(server_directory: Path) -> Iterator[str]:
+def kafka_jars_installed() -> None:
+    """Skips where no Kafka can be started."""
+    if kafka_jars.installed() is None:
+        pytest.skip(f"no Kafka: {kafka_jars.why_not()}")
+
+
+@pytest.fixture(scope="session")
+def kafka_bootstrap(request: pytest.FixtureRequest, server_directory: Path) -> Iterator[str]:
     """The embedded Kafka, or the one of ONCEPROOF_TEST_KAFKA; skips where there is neither."""
     if given := os.environ.get(KAFKA_VARIABLE):
         yield given
         return
-    if kafka_jars.installed() is None:
-        pytest.skip(f"no Kafka: {kafka_jars.why_not()}; {KAFKA_VARIABLE} may name one")
+    request.getfixturevalue("kafka_jars_installed")
     with EmbeddedKafka(server_directory / "kafka") as server:
         yield server.bootstrap
 

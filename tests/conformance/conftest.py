@@ -7,13 +7,13 @@ jars are to be had, or is the one of ONCEPROOF_TEST_KAFKA.
 from __future__ import annotations
 
 import os
-import time
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
 from uuid import uuid4
 
 import pytest
+from tests.receiving import received
 
 from onceproof.brokers import MemoryBroker
 from onceproof.brokers.kafka import KafkaBroker, KafkaSettings, TopicPolicy
@@ -204,14 +204,7 @@ class Receiving:
         subscriber: Subscriber, count: int, *, visibility_s: float = 30.0
     ) -> list[Message]:
         """Receive until there are `count` messages."""
-        received: list[Message] = []
-        deadline = time.monotonic() + DEADLINE_S
-        while len(received) < count and time.monotonic() < deadline:
-            received += await subscriber.receive(
-                max_messages=count - len(received), wait_s=1, visibility_s=visibility_s
-            )
-        assert len(received) == count
-        return received
+        return await received(subscriber, count, deadline_s=DEADLINE_S, visibility_s=visibility_s)
 
     @staticmethod
     async def nothing(subscriber: Subscriber) -> None:

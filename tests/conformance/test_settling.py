@@ -42,7 +42,7 @@ async def test_release_makes_available_at_once(
     messages = await receiving.until(subscriber, 1, visibility_s=600)
     assert [result.ok for result in await subscriber.release(messages, 0)] == [True]
     (again,) = await receiving.until(subscriber, 1)
-    assert again.attempt == 2
+    assert (again.message_id, again.attempt) == (messages[0].message_id, 2)
 
 
 async def test_extend_keeps_hidden(harness: Harness, receiving: type[Receiving]) -> None:

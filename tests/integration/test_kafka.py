@@ -12,6 +12,7 @@ from uuid import uuid4
 import pytest
 from confluent_kafka import Producer
 from sqlalchemy.ext.asyncio import AsyncEngine, async_sessionmaker
+from tests.receiving import received
 
 from onceproof.brokers.dead_letter import REASON
 from onceproof.brokers.kafka import KafkaBroker, KafkaSettings, TopicPolicy
@@ -20,7 +21,7 @@ from onceproof.errors import BrokerUnavailableError, ConfigurationError, QueueNo
 from onceproof.events import Event
 from onceproof.ports import Delivery, Message, Outgoing, Subscriber
 from onceproof.postgres import create_engine
-from onceproof_chaos.embedded import EmbeddedKafka, kafka_jars
+from onceproof_chaos.embedded import EmbeddedKafka
 
 DEADLINE_S = 30.0
 
@@ -42,18 +43,9 @@ async def member(
         yield broker
 
 
-async def receive(
-    subscriber: Subscriber, count: int, *, visibility_s: float = 30.0
-) -> list[Message]:
+async def receive(subscriber: Subscriber, count: int) -> list[Message]:
     """Receive until there are `count` messages, to a deadline."""
-    received: list[Message] = []
-    deadline = time.monotonic() + DEADLINE_S
-    while len(received) < count and time.monotonic() < deadline:
-        received += await subscriber.receive(
-            max_messages=count - len(received), wait_s=1, visibility_s=visibility_s
-        )
-    assert len(received) == count
-    return received
+    return await received(subscriber, count, deadline_s=DEADLINE_S)
 
 
 async def until(true: Callable[[], bool]) -> None:
@@ -188,7 +180,8 @@ async def test_a_delay_goes_through_the_retry_topic_and_the_partition_goes_on(
         (again,) = await receive(subscriber, 1)
         assert time.time() - released >= 1.4
         assert (again.body, again.attempt) == (first.body, 2)
-        assert again.message_id.startswith(f"{topic}.retry-")
+        assert again.message_id == first.message_id
+        assert again.receipt.startswith(f"{topic}.retry/")
         assert all(result.ok for result in await subscriber.ack([again]))
         assert (await subscriber.depth()).total == 0
 
@@ -224,11 +217,10 @@ async def test_too_few_partitions_are_told(
         await until(lambda: "more members than partitions" in caplog.text)
 
 
+@pytest.mark.usefixtures("kafka_jars_installed")
 async def test_the_broker_restarts_in_the_middle(
     tmp_path: Path, database_url: str, topic: str
 ) -> None:
-    if kafka_jars.installed() is None:
-        pytest.skip(f"no Kafka: {kafka_jars.why_not()}")
     server = EmbeddedKafka(tmp_path / "kafka")
     await asyncio.to_thread(server.start)
     engine = create_engine(database_url, application_name="test")

@@ -14,7 +14,7 @@ from confluent_kafka.admin._resource import ResourcePatternType, ResourceType
 from onceproof.brokers.kafka import KafkaBroker, KafkaSettings
 from onceproof.errors import BrokerUnavailableError
 from onceproof.ports import Outgoing
-from onceproof_chaos.embedded import EmbeddedKafka, kafka_jars
+from onceproof_chaos.embedded import EmbeddedKafka
 
 ACLS = {
     "authorizer.class.name": "org.apache.kafka.metadata.authorizer.StandardAuthorizer",
@@ -35,9 +35,8 @@ ACLS = {
 
 
 @pytest.fixture(scope="module")
-def guarded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    if kafka_jars.installed() is None:
-        pytest.skip(f"no Kafka: {kafka_jars.why_not()}")
+def guarded(kafka_jars_installed: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    del kafka_jars_installed  # only to skip
     folder: Path = tmp_path_factory.mktemp("kafka")
     with EmbeddedKafka(folder, ACLS) as server:
         yield server.bootstrap

@@ -11,14 +11,15 @@ from hypothesis import strategies as st
 pytest.importorskip("confluent_kafka")
 
 from onceproof.brokers.kafka.deliveries import MAX_CHARS, Deliveries
+from onceproof.brokers.kafka.headers import NO_RETRY, Retry
 from onceproof.brokers.kafka.partition import Partition, Record
 from onceproof.ports import Message
 
 NOW = 1000.0
 
 
-def record(offset: int, key: str | None = None, *, not_before_s: float = 0.0) -> Record:
-    return Record(offset, key.encode() if key else None, b"%d" % offset, {}, None, 0, not_before_s)
+def record(offset: int, key: str | None = None, *, retry: Retry = NO_RETRY) -> Record:
+    return Record(offset, key.encode() if key else None, b"%d" % offset, {}, None, retry)
 
 
 def partition(*records: Record, committed: Deliveries | None = None) -> Partition:
@@ -92,14 +93,14 @@ def test_visibility_that_lapses_gives_back() -> None:
 
 
 def test_a_retry_waits_for_its_time_and_counts_on() -> None:
-    waits = record(0, not_before_s=NOW + 5)
-    waits.retried = 3
+    waits = record(0, retry=Retry("orders-0@7", 3, NOW + 5))
     held = partition(waits, record(1))
     announce(held)
     assert offsets(held.take(10, NOW)) == [1]
     assert held.deliveries() == Deliveries(0, 2, {0: 0})
     announce(held, NOW + 5)
-    assert [message.attempt for message in held.take(10, NOW)] == [4]
+    (again,) = held.take(10, NOW)
+    assert (again.message_id, again.attempt) == ("orders-0@7", 4)
 
 
 def test_what_was_ready_and_not_handed_out_was_not_delivered() -> None:

@@ -27,9 +27,8 @@ from onceproof.service import Broker
 from onceproof_chaos.backend import Role
 from onceproof_chaos.embedded import EmbeddedKafka, EmbeddedPostgres, EmbeddedSqs
 from onceproof_chaos.kafka import look_on, topics
+from onceproof_chaos.settings import KAFKA, SQS
 
-SQS: Final = "sqs"
-KAFKA: Final = "kafka"
 QUEUE_RETENTION_S: Final = 3600.0
 _SERVICES: Final = tuple(f"onceproof_{role}" for role in Role)
 _ANY_CREDENTIALS: Final = {

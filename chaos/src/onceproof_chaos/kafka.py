@@ -12,7 +12,7 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import replace
 from typing import Final
 
-from onceproof.brokers.kafka import KafkaBroker, KafkaSettings, TopicPolicy
+from onceproof.brokers.kafka import KafkaBroker, KafkaSettings, TopicPolicy, stage_group
 from onceproof.ports import Outgoing, SendResult, Subscriber
 
 PARTITIONS: Final = 6
@@ -63,11 +63,6 @@ async def look_on(
 
         readers = {name: await client(group, name) for name, group in groups.items()}
         yield OnLooker(readers, await client(f"{group}-looker"))
-
-
-def stage_group(group: str) -> str:
-    """The group of the stage, by that of the consumers behind it."""
-    return f"{group}-stage"
 
 
 @asynccontextmanager

@@ -13,7 +13,9 @@ from onceproof.variants import Fixes, parse_variant
 from onceproof_chaos.backend import Role
 from onceproof_chaos.plan import MAX_SPARES, Plan, build_plan
 
+SQS: Final = "sqs"
 KAFKA: Final = "kafka"
+"""Brokers."""
 TRANSACTIONS: Final = "transactions"
 """The variant that trusts in them."""
 PROCESS: Final = "process"
@@ -54,7 +56,7 @@ class CampaignSettings:
     variant: str
     orders: int
     seed: int
-    broker: str = "sqs"
+    broker: str = SQS
     kills_per_point: Mapping[str, int] = field(
         default_factory=lambda: dict.fromkeys(CRASH_POINTS, 4)
     )
@@ -181,7 +183,7 @@ class CampaignSettings:
             "--provider-timeouts": self.provider_timeouts,
             "--rate": self.rate_per_s,
         }
-        if self.broker != "sqs":
+        if self.broker != SQS:
             options["--broker"] = self.broker
         words = [word for option, value in options.items() for word in (option, str(value))]
         if self.transactions and self.variant != TRANSACTIONS:

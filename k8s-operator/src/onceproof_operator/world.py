@@ -10,8 +10,7 @@ from typing import Self
 
 import aiohttp
 
-from onceproof.brokers.sqs import SqsBroker
-from onceproof.service import Broker
+from onceproof.service import Broker, connect_broker
 from onceproof_chaos.admin_client import AdminClient
 from onceproof_chaos.drain import Drain
 from onceproof_chaos.environment import Servers, Stage, asyncpg_url
@@ -88,4 +87,4 @@ def _broker(settings: OperatorSettings) -> AbstractAsyncContextManager[Broker]:
     """A client that looks on: in the pipeline's Kafka group it would take partitions from it."""
     if settings.broker == "kafka":
         return look_on(settings.kafka(), settings.queue)
-    return SqsBroker.connect(endpoint_url=settings.sqs_endpoint_url, region=settings.sqs_region)
+    return connect_broker(settings)

@@ -13,12 +13,9 @@ import contextlib
 import json
 import multiprocessing
 import os
-import random
 import signal
-import socket
 import sys
 import types
-from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from multiprocessing import forkserver
@@ -31,16 +28,14 @@ import aiohttp
 from onceproof_chaos.backend.base import BackendError, Instance, Role
 from onceproof_chaos.backend.child import become
 from onceproof_chaos.plan import Fault
+from onceproof_chaos.ports import free_port
 
 PROVIDER_NAME: Final = f"{Role.PROVIDER}-0"
 _HAS_API: Final = frozenset({Role.PRODUCER, Role.PROVIDER})
 _READY_TIMEOUT_S: Final = 60.0
 _STOP_TIMEOUT_S: Final = 10.0
 _POLL_S: Final = 0.02
-_PORTS: Final = (20000, 30000)
 _MODULES: Final = {role: f"onceproof_{role}" for role in Role}
-_given: Final[deque[int]] = deque(maxlen=1000)
-"""Ports lately given out: runs go on side by side, and a port is chosen long before it is used."""
 
 _forkserver: Final = multiprocessing.get_context("forkserver")
 _forkserver.set_forkserver_preload(
@@ -159,7 +154,7 @@ class ProcessBackend:
 
     def _ports_of(self, name: str) -> tuple[int, int]:
         """Admin and API port; a restart keeps them."""
-        return self._ports.setdefault(name, (_free_port(), _free_port()))
+        return self._ports.setdefault(name, (free_port(), free_port()))
 
     async def _until_ready(self, running: _Running) -> None:
         url = f"{running.instance.admin_url}/readyz"
@@ -219,22 +214,6 @@ async def _stop(running: _Running) -> None:
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(_STOP_TIMEOUT_S):
                 await running.ended.wait()
-
-
-def _free_port() -> int:
-    """A port that nothing listens on, from below those that the system gives to outgoing connections.
-
-    A service is started long after its port was chosen, and one of its peers' connections would have it.
-    """
-    while True:
-        port = random.randrange(*_PORTS)
-        if port in _given:
-            continue
-        with socket.socket() as probe, contextlib.suppress(OSError):
-            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            probe.bind(("127.0.0.1", port))
-            _given.append(port)
-            return port
 
 
 def _tail(path: Path, lines: int = 15) -> str:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from functools import partial
 from pathlib import Path
 from typing import Annotated, Final
 
@@ -26,10 +25,11 @@ from onceproof_chaos.cli.options import (
     Transactions,
     Variant,
     errors,
+    opening,
     results,
     run,
 )
-from onceproof_chaos.environment import Open, servers
+from onceproof_chaos.environment import Open
 from onceproof_chaos.report import write_report
 from onceproof_chaos.runfolder import RunFolder
 from onceproof_chaos.settings import CampaignSettings
@@ -101,13 +101,7 @@ def run_command(  # noqa: PLR0917 - Typer turns them into named options
             transactions=transactions,
         )
     )
-    where = partial(
-        servers,
-        database_url=database_url,
-        sqs_endpoint=sqs_endpoint,
-        broker=broker,
-        kafka_bootstrap=kafka_bootstrap,
-    )
+    where = opening(database_url, sqs_endpoint, broker, kafka_bootstrap)
     folder, verdict = run(_run(settings, run_dir, where))
     write_report(folder.path / "report.html", [folder])
     if as_json:

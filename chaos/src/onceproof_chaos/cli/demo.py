@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import time
-from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, Final
 
@@ -24,10 +23,11 @@ from onceproof_chaos.cli.options import (
     Seed,
     SqsEndpoint,
     errors,
+    opening,
     results,
     run,
 )
-from onceproof_chaos.environment import Open, servers
+from onceproof_chaos.environment import Open
 from onceproof_chaos.report import write_report
 from onceproof_chaos.runfolder import RunFolder
 from onceproof_chaos.settings import CampaignSettings
@@ -55,13 +55,7 @@ def demo(
 
     Exit code: 0 when naive failed and hardened passed, else 1.
     """
-    where = partial(
-        servers,
-        database_url=database_url,
-        sqs_endpoint=sqs_endpoint,
-        broker=broker,
-        kafka_bootstrap=kafka_bootstrap,
-    )
+    where = opening(database_url, sqs_endpoint, broker, kafka_bootstrap)
     runs = run(_both(orders, seed, broker, run_dir, where))
     verdicts = [(folder.info().variant, verdict) for folder, verdict in runs]
     folders = [folder for folder, _ in runs]

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import shlex
 from dataclasses import asdict
-from functools import partial
 from pathlib import Path
 from typing import Annotated, Final
 
@@ -29,10 +28,11 @@ from onceproof_chaos.cli.options import (
     Transactions,
     Variant,
     errors,
+    opening,
     results,
     run,
 )
-from onceproof_chaos.environment import Open, servers
+from onceproof_chaos.environment import Open
 from onceproof_chaos.plan import Fault, Plan, order_id
 from onceproof_chaos.runfolder import RunFolder
 from onceproof_chaos.settings import CampaignSettings
@@ -94,13 +94,7 @@ def drill(  # noqa: PLR0917 - Typer turns them into named options
     words += ["--broker", broker] if broker is BrokerKind.KAFKA else []
     words += ["--transactions"] if transactions else []
     command = shlex.join(["onceproof", *words])
-    where = partial(
-        servers,
-        database_url=database_url,
-        sqs_endpoint=sqs_endpoint,
-        broker=broker,
-        kafka_bootstrap=kafka_bootstrap,
-    )
+    where = opening(database_url, sqs_endpoint, broker, kafka_bootstrap)
     folder, verdict = run(_run(settings, plan, command, run_dir, where))
     steps = tell(folder, order)
     if as_json:

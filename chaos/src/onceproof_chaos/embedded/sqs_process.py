@@ -4,19 +4,18 @@ from __future__ import annotations
 
 import subprocess
 import sys
-import time
 from contextlib import suppress
 from pathlib import Path
-from types import TracebackType
-from typing import Final, Self
+from typing import Final
 
 from onceproof.errors import BrokerUnavailableError
+from onceproof_chaos.embedded.server import EmbeddedServer, spawn, until_up
 
 _START_TIMEOUT_S: Final = 30.0
 _POLL_S: Final = 0.02
 
 
-class EmbeddedSqs:
+class EmbeddedSqs(EmbeddedServer):
     """The server of `onceproof_chaos.embedded.sqs`; usable as a context manager.
 
     Args:
@@ -63,21 +62,15 @@ class EmbeddedSqs:
         port_file.unlink(missing_ok=True)
         command = [sys.executable, "-m", "onceproof_chaos.embedded.sqs", "--exit-on-eof"]
         with log.open("wb") as output:
-            self._process = subprocess.Popen(
-                [*command, "--port-file", str(port_file)],
-                stdin=subprocess.PIPE,
-                stdout=output,
-                stderr=subprocess.STDOUT,
-                # Ctrl-C in the terminal is for the parent, which then stops this one in its turn.
-                start_new_session=True,
-            )
-        deadline = time.monotonic() + _START_TIMEOUT_S
-        while not port_file.exists():
-            if self._process.poll() is not None or time.monotonic() > deadline:
-                self.stop()
-                tail = log.read_text(errors="replace")[-2000:]
-                raise BrokerUnavailableError(f"the embedded SQS server did not start:\n{tail}")
-            time.sleep(_POLL_S)
+            self._process = process = spawn([*command, "--port-file", str(port_file)], output)
+        try:
+            until_up(
+                process, port_file.exists, what="the embedded SQS server", log=log,
+                timeout_s=_START_TIMEOUT_S, poll_s=_POLL_S,
+            )  # fmt: skip
+        except BrokerUnavailableError:
+            self.stop()
+            raise
         self._port = int(port_file.read_text())
         return self.endpoint_url
 
@@ -95,15 +88,3 @@ class EmbeddedSqs:
         if process.stdin is not None:
             with suppress(OSError):
                 process.stdin.close()
-
-    def __enter__(self) -> Self:
-        self.start()
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        self.stop()

@@ -6,7 +6,7 @@ import logging
 import sys
 from dataclasses import replace
 
-from onceproof.brokers.kafka import FencedError, Stage, StageSettings
+from onceproof.brokers.kafka import FencedError, Stage, StageSettings, stage_group
 from onceproof.errors import ConfigurationError, MalformedEventError
 from onceproof.events import ORDER_PLACED, Event
 from onceproof.service import Runtime, connect_broker, run_service
@@ -32,7 +32,7 @@ async def stage(runtime: Runtime[StageServiceSettings]) -> None:
         await runtime.until_ready("broker", broker.subscriber(settings.target).describe)
     kafka = settings.kafka(stall_s=settings.transaction_timeout_s)
     work = Stage(
-        replace(kafka, group=f"{settings.kafka_group}-stage"),
+        replace(kafka, group=stage_group(settings.kafka_group)),
         StageSettings(
             source=settings.queue,
             target=settings.target,

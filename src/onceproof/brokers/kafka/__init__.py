@@ -5,7 +5,7 @@ Needs the extra `onceproof[kafka]`.
 
 from onceproof.brokers.kafka.broker import KafkaBroker
 from onceproof.brokers.kafka.settings import KafkaSettings, TopicPolicy
-from onceproof.brokers.kafka.stage import FencedError, Stage, StageSettings
+from onceproof.brokers.kafka.stage import FencedError, Stage, StageSettings, stage_group
 
 __all__ = [
     "FencedError",
@@ -14,4 +14,5 @@ __all__ = [
     "Stage",
     "StageSettings",
     "TopicPolicy",
+    "stage_group",
 ]

@@ -83,6 +83,12 @@ def describe(error: KafkaError) -> str:
     return f"broker unavailable: {error.name()}: {error.str()}"
 
 
+def told(raised: KafkaException) -> str:
+    """One line for people about what a call of the client raised."""
+    error = error_of(raised)
+    return describe(error) if error is not None else str(raised)
+
+
 def send_error(error: KafkaError, topic: str) -> str:
     """The text for `SendResult.error`."""
     if is_missing_topic(error):

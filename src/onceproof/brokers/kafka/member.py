@@ -30,9 +30,11 @@ from confluent_kafka.aio import AIOConsumer
 
 from onceproof.brokers.kafka import headers
 from onceproof.brokers.kafka.deliveries import Deliveries
-from onceproof.brokers.kafka.failures import describe, error_of, is_refused
-from onceproof.brokers.kafka.offsets import Offsets, Place
+from onceproof.brokers.kafka.failures import describe, is_refused, told
+from onceproof.brokers.kafka.fetch import fetch
+from onceproof.brokers.kafka.offsets import Offsets
 from onceproof.brokers.kafka.partition import Partition, Record
+from onceproof.brokers.kafka.place import Place, places_of
 from onceproof.brokers.kafka.settings import KafkaSettings
 
 logger = logging.getLogger(__name__)
@@ -159,8 +161,7 @@ class Member:
                 try:
                     await self._turn(consumer)
                 except KafkaException as raised:
-                    error = error_of(raised)
-                    self._away(describe(error) if error else str(raised))
+                    self._away(told(raised))
                     await asyncio.sleep(_BACKOFF_S)
         finally:
             for partition in self.partitions.values():
@@ -170,9 +171,7 @@ class Member:
 
     async def _turn(self, consumer: AIOConsumer) -> None:
         await self._make_room(consumer)
-        first = await consumer.poll(await self._pause_s())
-        more = [] if first is None else await consumer.consume(_FETCH - 1, 0)
-        for message in ([] if first is None else [first]) + more:
+        for message in await fetch(consumer, _FETCH, await self._pause_s()):
             self._take(message)
         await self._announce(consumer)
         if self.down is not None:
@@ -247,8 +246,7 @@ class Member:
                 body=message.value() or b"",
                 attributes=attributes,
                 sent_at=datetime.fromtimestamp(milliseconds / 1000, UTC) if kind else None,
-                retried=retry.deliveries,
-                not_before_s=retry.not_before_s,
+                retry=retry,
             )
         )
         self.down = None
@@ -318,8 +316,7 @@ class Member:
                         low, _ = await consumer.get_watermark_offsets(place, timeout=timeout_s)
                         place.offset = low
             except KafkaException as raised:
-                error = error_of(raised)
-                self._away(describe(error) if error else str(raised))
+                self._away(told(raised))
                 await asyncio.sleep(_BACKOFF_S)
             else:
                 return found
@@ -334,7 +331,7 @@ class Member:
             )  # fmt: skip
 
     async def _on_revoke(self, consumer: AIOConsumer, revoked: list[TopicPartition]) -> None:
-        places = {(p.topic, p.partition) for p in revoked}
+        places = places_of(revoked)
         self._leaving |= places
         for place in places & self.partitions.keys():
             self.partitions[place].withdraw()
@@ -357,7 +354,7 @@ class Member:
             self._forget(places)
 
     async def _on_lost(self, _consumer: AIOConsumer, lost: list[TopicPartition]) -> None:
-        places = {(p.topic, p.partition) for p in lost}
+        places = places_of(lost)
         logger.warning("%d partitions lost: this member stood still, or was cut off", len(places))
         self._forget(places)
 

@@ -12,11 +12,9 @@ from confluent_kafka.aio import AIOConsumer
 
 from onceproof.brokers.kafka.failures import error_of, is_not_ours
 from onceproof.brokers.kafka.partition import Partition, Record
+from onceproof.brokers.kafka.place import Place
 
 logger = logging.getLogger(__name__)
-
-Place = tuple[str, int]
-"""Topic and partition."""
 
 
 class Offsets:

@@ -27,6 +27,8 @@ from enum import StrEnum
 from itertools import islice
 
 from onceproof.brokers.kafka.deliveries import Deliveries
+from onceproof.brokers.kafka.headers import NO_RETRY, Retry
+from onceproof.brokers.kafka.place import record_id
 from onceproof.ports import Message
 
 
@@ -36,14 +38,13 @@ class State(StrEnum):
     WAITING = "waiting"
     READY = "ready"
     IN_HAND = "in_hand"
-    SETTLED = "settled"
 
 
 @dataclass(slots=True, eq=False)
 class Record:
-    """A record that was fetched. `deliveries` counts those from this partition, `retried` earlier ones.
+    """A record that was fetched. `deliveries` are those from this partition, `retry` has earlier ones.
 
-    `not_before_s` is in seconds since 1970, `visible_until` on the clock of `time.monotonic()`.
+    `visible_until` is on the clock of `time.monotonic()`.
     """
 
     offset: int
@@ -51,8 +52,7 @@ class Record:
     body: bytes
     attributes: dict[str, str]
     sent_at: datetime | None
-    retried: int = 0
-    not_before_s: float = 0.0
+    retry: Retry = NO_RETRY
     deliveries: int = 0
     state: State = State.WAITING
     receipt: str = ""
@@ -61,7 +61,7 @@ class Record:
     @property
     def attempt(self) -> int:
         """Deliveries in all."""
-        return self.retried + self.deliveries
+        return self.retry.deliveries + self.deliveries
 
 
 @dataclass(eq=False)
@@ -86,7 +86,6 @@ class Partition:
     _ready: list[int] = field(default_factory=list)
     _in_hand: dict[int, Record] = field(default_factory=dict)
     _settled_counts: dict[int, int] = field(default_factory=dict)
-    _out: int = 0
 
     def __post_init__(self) -> None:
         self.position = self.committed.offset
@@ -103,12 +102,12 @@ class Partition:
     @property
     def out(self) -> int:
         """Records that were announced and not settled or given back."""
-        return self._out
+        return len(self._ready) + len(self._in_hand)
 
     @property
     def ready(self) -> int:
         """Records that may be handed out."""
-        return self._out - len(self._in_hand)
+        return len(self._ready)
 
     @property
     def in_hand(self) -> int:
@@ -144,7 +143,7 @@ class Partition:
         for record in self._unsettled.values():
             if len(found) >= limit:
                 break
-            waiting = record.state is State.WAITING and record.not_before_s <= now_s
+            waiting = record.state is State.WAITING and record.retry.not_before_s <= now_s
             if waiting and self._is_first(record):
                 found.append(record)
         return found
@@ -173,27 +172,22 @@ class Partition:
                 continue
             record.deliveries += 1
             record.state = State.READY
-            self._out += 1
             self._high = max(self._high, record.offset + 1)
             heapq.heappush(self._ready, record.offset)
 
     def withdraw(self) -> None:
         """What is ready is not going to be handed out, and was not delivered."""
         for offset in self._ready:
-            record = self._unsettled.get(offset)
-            if record is not None and record.state is State.READY:
-                record.state = State.WAITING
-                record.deliveries -= 1
-                self._out -= 1
+            record = self._unsettled[offset]
+            record.state = State.WAITING
+            record.deliveries -= 1
         self._ready.clear()
 
     def take(self, limit: int, visible_until: float) -> list[Message]:
         """Hand out up to `limit` ready records, the oldest first."""
         taken: list[Message] = []
         while self._ready and len(taken) < limit:
-            record = self._unsettled.get(heapq.heappop(self._ready))
-            if record is None or record.state is not State.READY:
-                continue
+            record = self._unsettled[heapq.heappop(self._ready)]
             record.state = State.IN_HAND
             record.visible_until = visible_until
             record.receipt = (
@@ -203,18 +197,19 @@ class Partition:
             taken.append(self._message(record))
         return taken
 
+    def id_of(self, record: Record) -> str:
+        """What stands for the broker's id of a record; a retry is the same message as before."""
+        return record.retry.message_id or record_id(self.topic, self.number, record.offset)
+
     def find(self, receipt: str) -> Record | None:
         """The record in hand with this receipt, if the receipt is still the valid one."""
         record = self._in_hand.get(int(receipt.split("/")[2]))
         return record if record is not None and record.receipt == receipt else None
 
     def settle(self, record: Record) -> None:
-        """The record is done, whatever became of it: never deliver it again."""
-        self._out -= record.state in {State.READY, State.IN_HAND}
-        record.state = State.SETTLED
-        if (
-            record.deliveries != 1
-        ):  # it comes again after a crash, while something before it is open
+        """The record, in hand or waiting, is done, whatever became of it: never deliver it again."""
+        if record.deliveries != 1:
+            # It comes again after a crash, while something before it is open.
             self._settled_counts[record.offset] = record.deliveries
         self._in_hand.pop(record.offset, None)
         self._unsettled.pop(record.offset, None)
@@ -229,7 +224,6 @@ class Partition:
         """The record is no longer in hand and is to be delivered again."""
         if self._in_hand.pop(record.offset, None) is not None:
             record.state = State.WAITING
-            self._out -= 1
 
     def lapse(self, now: float) -> int:
         """Give back what was in hand for longer than its visibility; how many."""
@@ -244,7 +238,7 @@ class Partition:
     def _message(self, record: Record) -> Message:
         return Message(
             body=record.body,
-            message_id=f"{self.topic}-{self.number}@{record.offset}",
+            message_id=self.id_of(record),
             receipt=record.receipt,
             attempt=record.attempt,
             visible_until=record.visible_until,

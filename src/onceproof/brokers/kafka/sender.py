@@ -17,7 +17,14 @@ import confluent_kafka
 from confluent_kafka import KafkaError, KafkaException
 
 from onceproof.brokers.kafka import headers
-from onceproof.brokers.kafka.failures import UNKNOWN, describe, error_of, send_error
+from onceproof.brokers.kafka.failures import (
+    UNKNOWN,
+    error_of,
+    is_missing_topic,
+    send_error,
+    told,
+)
+from onceproof.brokers.kafka.place import record_id
 from onceproof.brokers.kafka.settings import KafkaSettings
 from onceproof.ports import Outgoing, SendResult
 
@@ -35,6 +42,7 @@ class _Batch:
         self._topic = topic
         self._messages = messages
         self.results: dict[int, SendResult] = {}
+        self.topic_is_missing = False
 
     @property
     def complete(self) -> bool:
@@ -45,9 +53,10 @@ class _Batch:
 
     def report(self, index: int, error: KafkaError | None, record: confluent_kafka.Message) -> None:
         if error is not None:
+            self.topic_is_missing |= is_missing_topic(error)
             self.failed(index, send_error(error, self._topic))
             return
-        place = f"{record.topic()}-{record.partition()}@{record.offset()}"
+        place = record_id(record.topic(), record.partition(), record.offset())
         self.results[index] = SendResult(self._messages[index].id, message_id=place)
 
     def give_up(self) -> None:
@@ -106,7 +115,7 @@ class KafkaSender:
                 if message.key is not None:
                     failed.add(message.key)
         await loop.run_in_executor(self._threads, self._wait, batch)
-        if any("does not exist" in (result.error or "") for result in batch.results.values()):
+        if batch.topic_is_missing:
             self._known.discard(topic)
         return batch.ordered()
 
@@ -148,6 +157,5 @@ class KafkaSender:
         try:
             found = self._producer.list_topics(topic, timeout=self._request_timeout_s).topics[topic]
         except KafkaException as raised:
-            error = error_of(raised)
-            return describe(error) if error else str(raised)
+            return told(raised)
         return send_error(found.error, topic) if found.error is not None else None

@@ -26,6 +26,8 @@ from confluent_kafka.aio import AIOConsumer
 from onceproof.brokers.dead_letter import dead_letter_attributes
 from onceproof.brokers.kafka import headers
 from onceproof.brokers.kafka.failures import describe, error_of
+from onceproof.brokers.kafka.fetch import fetch
+from onceproof.brokers.kafka.place import Place, places_of, record_id
 from onceproof.brokers.kafka.settings import KafkaSettings
 from onceproof.crashpoints import STAGE_AFTER_COMMIT, STAGE_BEFORE_COMMIT, crash_point, crash_points
 from onceproof.errors import BrokerUnavailableError, ConfigurationError, MalformedEventError
@@ -48,6 +50,11 @@ _FENCED: Final = frozenset(
         KafkaError.TRANSACTION_COORDINATOR_FENCED,
     }
 )
+
+
+def stage_group(group: str) -> str:
+    """The group of a stage, by that of the consumers behind it."""
+    return f"{group}-stage"
 
 
 class FencedError(BrokerUnavailableError):
@@ -111,8 +118,8 @@ class Stage:
                 "linger.ms": 5,
             }
         )
-        self._next: dict[tuple[str, int], int] = {}
-        self._first: dict[tuple[str, int], int] = {}
+        self._next: dict[Place, int] = {}
+        self._first: dict[Place, int] = {}
         self._orders: list[tuple[str, str]] = []
         self._since = 0.0
 
@@ -143,11 +150,8 @@ class Stage:
             await consumer.close()
 
     async def _turn(self, consumer: AIOConsumer) -> None:
-        first = await consumer.poll(
-            _POLL_S if not self._next else self._settings.commit_interval_s / 4
-        )
-        more = [] if first is None else await consumer.consume(_FETCH - 1, 0)
-        for message in ([] if first is None else [first]) + more:
+        wait_s = self._settings.commit_interval_s / 4 if self._next else _POLL_S
+        for message in await fetch(consumer, _FETCH, wait_s):
             if (error := message.error()) is not None:
                 raise KafkaException(error)
             self._take(message)
@@ -172,7 +176,7 @@ class Stage:
         self._produce(self._settings.target, event.encode(), key)
 
     def _bury(self, message: Message, body: bytes, key: bytes | None, reason: str) -> None:
-        place = f"{message.topic()}-{message.partition()}@{message.offset()}"
+        place = record_id(message.topic(), message.partition(), message.offset())
         if self._settings.dead_letter is None:
             logger.error("record %s is left out, there is no dead-letter topic: %s", place, reason)
             return
@@ -223,7 +227,7 @@ class Stage:
         rewind = [TopicPartition(*place, offset) for place, offset in self._first.items()]
         await self._abort()
         await asyncio.sleep(_BACKOFF_S)
-        owned = {(p.topic, p.partition) for p in await consumer.assignment()}
+        owned = places_of(await consumer.assignment())
         for position in rewind:
             if (position.topic, position.partition) in owned:
                 await consumer.seek(position)

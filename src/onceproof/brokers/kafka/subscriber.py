@@ -11,6 +11,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 
 from onceproof.brokers.dead_letter import dead_letter_attributes
 from onceproof.brokers.kafka import headers
@@ -19,7 +20,7 @@ from onceproof.brokers.kafka.partition import Partition, Record
 from onceproof.brokers.kafka.sender import KafkaSender
 from onceproof.brokers.kafka.settings import KafkaSettings, TopicPolicy
 from onceproof.brokers.kafka.topics import KafkaTopics
-from onceproof.errors import BrokerUnavailableError, ConfigurationError
+from onceproof.errors import BrokerUnavailableError, ConfigurationError, QueueNotFoundError
 from onceproof.ports import Message, Outgoing, QueueDepth, QueueInfo, SettleResult
 
 _STALE = "the receipt is no longer valid"
@@ -53,7 +54,6 @@ class KafkaSubscriber:
         self._policy = policy
         self._member: Member | None = None
         self._joining = asyncio.Lock()
-        self._next = 0
 
     @property
     def queue(self) -> str:
@@ -184,12 +184,13 @@ class KafkaSubscriber:
 
     async def depth(self) -> QueueDepth:
         """Records that the group has not settled, in the retry topic too."""
-        retry = self._policy.retry
-        topics = [self._name, *([retry] if retry and await self._topics.exists(retry) else [])]
-        all_ = await self._topics.depth(topics)
+        lag = await self._topics.lag(self._name)
+        if self._policy.retry is not None:
+            with suppress(QueueNotFoundError):
+                lag += await self._topics.lag(self._policy.retry)
         in_hand = sum(p.in_hand for p in self._member.partitions.values()) if self._member else 0
-        in_flight = min(in_hand, all_.total)
-        return QueueDepth(all_.total - in_flight, in_flight, 0)
+        in_flight = min(in_hand, lag)
+        return QueueDepth(lag - in_flight, in_flight, 0)
 
     async def _joined(self) -> Member:
         async with self._joining:
@@ -210,15 +211,10 @@ class KafkaSubscriber:
         return self._member
 
     def _take(self, member: Member, most: int, visible_until: float) -> list[Message]:
-        """From each partition in turn, so that none waits for a busier one."""
-        partitions = member.handing_out()
+        """What is ready. The member sees to it that no partition waits for a busier one."""
         taken: list[Message] = []
-        for step in range(len(partitions)):
-            partition = partitions[(self._next + step) % len(partitions)]
+        for partition in member.handing_out():
             taken += partition.take(most - len(taken), visible_until)
-            if len(taken) == most:
-                break
-        self._next += 1
         return taken
 
     def _find(self, message: Message) -> tuple[Partition, Record] | SettleResult:
@@ -239,12 +235,7 @@ class KafkaSubscriber:
         sent = await self._sender.send(
             self._policy.dead_letter,
             [
-                Outgoing(
-                    f"{partition.topic}-{partition.number}@{record.offset}",
-                    record.body,
-                    _key(record),
-                    record.attributes,
-                )
+                Outgoing(partition.id_of(record), record.body, _key(record), record.attributes)
                 for record in records
             ],
         )

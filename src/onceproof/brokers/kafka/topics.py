@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import threading
 from collections.abc import Callable, Sequence
+from concurrent.futures import Future
+from contextlib import suppress
 from typing import Final, TypeVar
 
 from confluent_kafka import (
@@ -22,8 +24,8 @@ from confluent_kafka.cimpl import NewTopic
 
 from onceproof.brokers.kafka.failures import error_of, translated
 from onceproof.brokers.kafka.settings import KafkaSettings, TopicPolicy
-from onceproof.errors import OnceproofError
-from onceproof.ports import QueueDepth, QueueInfo
+from onceproof.errors import QueueNotFoundError
+from onceproof.ports import QueueInfo
 
 T = TypeVar("T")
 _CREATED_S: Final = 30.0
@@ -80,33 +82,33 @@ class KafkaTopics:
         """Whether there is such a topic."""
         try:
             await self.partitions(topic)
-        except OnceproofError as error:
-            if "does not exist" in str(error):
-                return False
-            raise
+        except QueueNotFoundError:
+            return False
         return True
 
     async def describe(self, topic: str, policy: TopicPolicy) -> QueueInfo:
         """Settings of a topic and its dead-letter topic; see `onceproof.ports.Subscriber.describe`."""
         dead_letter = None
-        if policy.dead_letter is not None and await self.exists(policy.dead_letter):
-            dead_letter = await self._info(policy.dead_letter)
+        if policy.dead_letter is not None:
+            with suppress(QueueNotFoundError):
+                dead_letter = await self._info(policy.dead_letter)
         return await self._info(
             topic, policy.max_receive_count if dead_letter else None, dead_letter
         )
 
-    async def depth(self, topics: Sequence[str]) -> QueueDepth:
-        """Records that the group has not settled; `in_flight` is 0, only their holder knows those."""
-        missing = 0
-        for topic in topics:
-            numbers = await self.partitions(topic)
-            places = [TopicPartition(topic, number) for number in numbers]
-            ends = await self._offsets(topic, places, OffsetSpec.latest())
-            starts = await self._offsets(topic, places, OffsetSpec.earliest())
-            done = await self._committed(topic, places)
-            for number in numbers:
-                missing += max(ends[number] - max(done.get(number, 0), starts[number]), 0)
-        return QueueDepth(visible=missing, in_flight=0, delayed=0)
+    async def lag(self, topic: str) -> int:
+        """Records that the group has not settled.
+
+        Raises:
+            QueueNotFoundError: there is no such topic.
+            BrokerUnavailableError: the cluster did not answer.
+        """
+        numbers = await self.partitions(topic)
+        places = [TopicPartition(topic, number) for number in numbers]
+        ends = await self._offsets(topic, places, OffsetSpec.latest())
+        starts = await self._offsets(topic, places, OffsetSpec.earliest())
+        done = await self._committed(topic, places)
+        return sum(max(ends[n] - max(done.get(n, 0), starts[n]), 0) for n in numbers)
 
     async def ensure(self, topic: str, *, partitions: int, retention_s: float) -> None:
         """Create a topic with one replica, and wait until it can be used; one that exists stays."""
@@ -118,12 +120,8 @@ class KafkaTopics:
         )
 
         def create() -> None:
-            try:
-                self._admin.create_topics([new])[topic].result(self._settings.request_timeout_s)
-            except Exception as raised:
-                error = error_of(raised)
-                if error is None or error.code() != KafkaError.TOPIC_ALREADY_EXISTS:
-                    raise
+            created = self._admin.create_topics([new])[topic]
+            self._done(created, unless=KafkaError.TOPIC_ALREADY_EXISTS)
 
         await self._ask(topic, create)
         async with asyncio.timeout(_CREATED_S):
@@ -134,14 +132,19 @@ class KafkaTopics:
         """Delete a topic with its records; harmless when there is none."""
 
         def delete() -> None:
-            try:
-                self._admin.delete_topics([topic])[topic].result(self._settings.request_timeout_s)
-            except Exception as raised:
-                error = error_of(raised)
-                if error is None or error.code() != KafkaError.UNKNOWN_TOPIC_OR_PART:
-                    raise
+            deleted = self._admin.delete_topics([topic])[topic]
+            self._done(deleted, unless=KafkaError.UNKNOWN_TOPIC_OR_PART)
 
         await self._ask(topic, delete)
+
+    def _done(self, answer: Future[None], *, unless: int) -> None:
+        """Wait for an answer; the error with this code means that it was so already."""
+        try:
+            answer.result(self._settings.request_timeout_s)
+        except Exception as raised:
+            error = error_of(raised)
+            if error is None or error.code() != unless:
+                raise
 
     async def _info(
         self, topic: str, max_receive_count: int | None = None, dead_letter: QueueInfo | None = None
