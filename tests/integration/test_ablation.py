@@ -81,6 +81,23 @@ def test_cells_are_measured_as_predicted_and_a_finished_ablation_is_only_read(on
     assert sorted(folder.cells.iterdir()) == folders
 
 
+def test_over_kafka_its_transactions_end_where_the_database_begins(
+    database_url, kafka_bootstrap, tmp_path
+):
+    done = run_program(
+        *ONCEPROOF, "ablate", "--broker", "kafka", "--transactions", "--seeds", "1",
+        "--variants", "transactions,hardened", "--faults", KILL, "--orders", "4", "--parallel", "2",
+        "--run-dir", str(tmp_path), "--database-url", database_url,
+        "--kafka-bootstrap", kafka_bootstrap, "--json",
+    )  # fmt: skip
+    assert done.returncode == PASS, done.stdout + done.stderr
+    found = json.loads(done.stdout)
+    measured = {entry["variant"]: entry["measured"] for entry in found["matrix"]}
+    assert measured["transactions"]["double_charged"] == 2
+    assert not any(measured["hardened"].values())
+    assert AblationFolder.open(Path(found["folder"])).basis.transactions
+
+
 @pytest.mark.parametrize(
     ("words", "reason"),
     [
@@ -88,6 +105,8 @@ def test_cells_are_measured_as_predicted_and_a_finished_ablation_is_only_read(on
         (("--faults", "earthquake"), "unknown: earthquake"),
         (("--resume", "no/such/ablation"), "ablation.json is missing"),
         (("--markdown", "no/such/folder/page.md"), "is not a folder"),
+        (("--transactions",), "use --broker kafka"),
+        (("--variants", "transactions"), "unknown: transactions"),
     ],
 )
 def test_bad_input_is_an_error_that_says_what_to_do(onceproof, words, reason):

@@ -59,11 +59,14 @@ class Queue:
 
 
 async def test_quiet_is_an_empty_outbox_an_empty_queue_and_no_fault_at_work() -> None:
-    def quiet(pending: int, total: int | None, *, idle: bool = True) -> Any:
-        return Quiet(Database(pending), Queue(total), lambda: idle)()  # type: ignore[arg-type]
+    def quiet(pending: int, *totals: int | None, idle: bool = True) -> Any:
+        queues = [Queue(total) for total in totals]
+        return Quiet(Database(pending), queues, lambda: idle)()  # type: ignore[arg-type]
 
     assert await quiet(0, 0)
     assert not await quiet(1, 0)
     assert not await quiet(0, 1)
     assert not await quiet(0, None)
+    assert await quiet(0, 0, 0)
+    assert not await quiet(0, 0, 1)
     assert not await quiet(0, 0, idle=False)

@@ -12,12 +12,14 @@ import pytest
 
 from onceproof_chaos.ablation import ablation
 from onceproof_chaos.ablation.ablation import Place, Wanted, ablate
+from onceproof_chaos.ablation.basis import Basis
 from onceproof_chaos.ablation.faults import FAULTS
 from onceproof_chaos.ablation.prediction import VARIANTS
 from onceproof_chaos.ablation.results import AblationFolder, Cell, CellResult
 from onceproof_chaos.ablation.run import AblationError, run_cells, unfinished
 from onceproof_chaos.backend import BackendError
 from onceproof_chaos.jsonl import RunFolderError
+from onceproof_chaos.settings import KAFKA
 from onceproof_chaos.verdict import BreachKind
 
 DOUBT = ("The drain did not finish.",)
@@ -52,7 +54,7 @@ class Bench:
 
 @pytest.fixture
 def folder(tmp_path: Path) -> AblationFolder:
-    return AblationFolder.create(tmp_path, orders=10, versions={"python": "3"})
+    return AblationFolder.create(tmp_path, orders=10, versions={"python": "3"}, basis=Basis())
 
 
 async def go_on(folder: AblationFolder, bench: Bench, *, parallel: int = 1) -> None:
@@ -182,7 +184,17 @@ async def test_a_finished_ablation_is_read_without_starting_anything(
 def test_a_place_where_no_folder_can_be_made_is_an_error(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(RunFolderError, match="cannot be made"):
-        AblationFolder.create(tmp_path / "file", orders=10, versions={})
+        AblationFolder.create(tmp_path / "file", orders=10, versions={}, basis=Basis())
+
+
+def test_the_broker_is_in_the_folder_and_in_the_command(tmp_path: Path) -> None:
+    basis = Basis(KAFKA, transactions=True)
+    made = AblationFolder.create(tmp_path, orders=10, versions={}, basis=basis)
+    assert AblationFolder.open(made.path).basis == basis
+    command = Wanted(1, 1, basis.variants, basis=basis).command(10)
+    assert command == "onceproof ablate --seeds 1 --orders 10 --broker kafka --transactions"
+    with pytest.raises(ValueError, match="use --broker kafka"):
+        Basis(transactions=True)
 
 
 async def test_a_folder_that_cannot_be_gone_on_in_is_an_error(
@@ -190,6 +202,9 @@ async def test_a_folder_that_cannot_be_gone_on_in_is_an_error(
 ) -> None:
     with pytest.raises(ValueError, match="made with --orders 10"):
         await ablate(Wanted(orders=12), Place(tmp_path, resume=folder.path), watch_nothing)
+    kafka = Basis(KAFKA, transactions=True)
+    with pytest.raises(ValueError, match="made with --broker sqs"):
+        await ablate(Wanted(basis=kafka), Place(tmp_path, resume=folder.path), watch_nothing)
     with pytest.raises(RunFolderError, match=r"ablation\.json is missing"):
         await ablate(Wanted(), Place(tmp_path, resume=tmp_path), watch_nothing)
     (folder.path / "ablation.json").write_text('{"orders": 10}')

@@ -7,7 +7,7 @@ import pytest
 from onceproof.crashpoints import CRASH_POINTS, Action
 from onceproof.variants import FIX_NAMES, parse_variant
 from onceproof_chaos.ablation.faults import FAULTS, NONE, SLOW, STRIKES, VISIBILITY_S
-from onceproof_chaos.ablation.prediction import VARIANTS, Claim, claim, tabulate
+from onceproof_chaos.ablation.prediction import ALL_VARIANTS, VARIANTS, Claim, claim, tabulate
 from onceproof_chaos.ablation.theory import TABLE, predict
 from onceproof_chaos.backend import Role
 from onceproof_chaos.verdict import BreachKind
@@ -17,17 +17,20 @@ from onceproof_chaos.workload import generate
 def everywhere(*, without: str = "", fault: str = NONE.name) -> list[Claim]:
     return [
         claim(
-            name, [v for v in VARIANTS if v != without or name != fault], again=False, because="x"
+            name,
+            [v for v in ALL_VARIANTS if v != without or name != fault],
+            again=False,
+            because="x",
         )
         for name in FAULTS
     ]
 
 
 def test_every_variant_under_every_fault_has_a_prediction_with_a_reason() -> None:
-    assert set(TABLE) == {(variant, fault) for variant in VARIANTS for fault in FAULTS}
+    assert set(TABLE) == {(variant, fault) for variant in ALL_VARIANTS for fault in FAULTS}
     assert all(prediction.reason.endswith(".") for prediction in TABLE.values())
     assert len(VARIANTS) == 2 + len(FIX_NAMES)
-    assert all(parse_variant(variant) for variant in VARIANTS)
+    assert all(parse_variant(variant) for variant in ALL_VARIANTS)
 
 
 def test_the_faults_are_every_crash_point_and_what_else_was_promised() -> None:
@@ -62,7 +65,7 @@ def test_two_predictions_for_a_cell_and_unknown_cells_are_found() -> None:
 
 def test_hardened_breaks_nowhere_and_nothing_breaks_without_a_fault() -> None:
     assert not any(predict("hardened", fault).breaches for fault in FAULTS)
-    for variant in VARIANTS:
+    for variant in ALL_VARIANTS:
         assert not predict(variant, NONE.name).breaches
         assert not predict(variant, NONE.name).comes_again
 
@@ -81,6 +84,17 @@ def test_each_fix_is_needed_for_something_that_the_theory_names(fix: str) -> Non
     assert changed
     if fix == "visibility_heartbeat":
         assert changed == {SLOW.name}
+
+
+def test_transactions_lose_nothing_and_double_where_the_inbox_or_the_key_is_needed() -> None:
+    for fault in FAULTS:
+        breaches = predict("transactions", fault).breaches
+        assert BreachKind.LOST not in breaches
+        needed = (
+            predict("hardened-inbox", fault).breaches
+            | predict("hardened-idempotency_key", fault).breaches
+        )
+        assert (BreachKind.DOUBLE_CHARGED in breaches) == bool(needed)
 
 
 def test_all_variants_meet_the_same_fault_on_orders_of_patient_clients() -> None:

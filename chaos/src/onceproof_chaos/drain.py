@@ -86,8 +86,7 @@ class Drain:
 
     def __init__(self, stage: Stage, broker: Broker, *, window_s: float) -> None:
         self._stage = stage
-        queues = (stage.queue, *([stage.requests] if stage.requests else []))
-        self._subscribers = [broker.subscriber(queue) for queue in queues]
+        self._subscribers = [broker.subscriber(queue) for queue in stage.queues]
         self._dead_letters = broker.subscriber(stage.dead_letter_queue)
         self._window_s = window_s
 

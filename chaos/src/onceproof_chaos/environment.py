@@ -84,6 +84,11 @@ class Stage:
         """What the consumers read."""
         return self.requests or self.queue
 
+    @property
+    def queues(self) -> tuple[str, ...]:
+        """What an order goes through, in sequence."""
+        return (self.queue,) if self.requests is None else (self.queue, self.requests)
+
 
 @asynccontextmanager
 async def servers(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import shlex
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
 
@@ -13,6 +13,7 @@ import asyncpg
 
 from onceproof.errors import ConfigurationError
 from onceproof_chaos.ablation import markdown
+from onceproof_chaos.ablation.basis import OVER_SQS, Basis
 from onceproof_chaos.ablation.cell import CellRunner
 from onceproof_chaos.ablation.faults import FAULTS, VISIBILITY_S
 from onceproof_chaos.ablation.matrix import Matrix, build
@@ -33,9 +34,10 @@ class Wanted:
     Args:
         seeds: number of seeds.
         first_seed: from which they count up.
-        variants: some of `prediction.VARIANTS`.
+        variants: some of the basis'.
         faults: names, some of `faults.FAULTS`.
         orders: of each cell; None takes those of the folder, or the default.
+        basis: the broker.
     """
 
     seeds: int = 1
@@ -43,6 +45,7 @@ class Wanted:
     variants: tuple[str, ...] = VARIANTS
     faults: tuple[str, ...] = tuple(FAULTS)
     orders: int | None = None
+    basis: Basis = OVER_SQS
 
     def cells(self) -> list[Cell]:
         """All cells, seed by seed, so that an aborted ablation has whole matrices of some seeds."""
@@ -58,11 +61,11 @@ class Wanted:
         words = ["onceproof", "ablate", "--seeds", str(self.seeds), "--orders", str(orders)]
         if self.first_seed != 1:
             words += ["--first-seed", str(self.first_seed)]
-        if self.variants != VARIANTS:
+        if self.variants != self.basis.variants:
             words += ["--variants", ",".join(self.variants)]
         if self.faults != tuple(FAULTS):
             words += ["--faults", ",".join(self.faults)]
-        return shlex.join(words)
+        return shlex.join([*words, *self.basis.words])
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,6 +79,7 @@ class Place:
         parallel: cells at a time.
         database_url: of a Postgres server; None starts an embedded one.
         sqs_endpoint: of an SQS server; None starts an embedded one.
+        kafka_bootstrap: of a Kafka; None starts an embedded one.
     """
 
     run_dir: Path
@@ -84,6 +88,7 @@ class Place:
     parallel: int = 1
     database_url: str | None = None
     sqs_endpoint: str | None = None
+    kafka_bootstrap: str | None = None
 
 
 Watching = Callable[[AblationFolder, int, int], AbstractContextManager[Watcher]]
@@ -105,6 +110,9 @@ async def ablate(wanted: Wanted, place: Place, watching: Watching) -> tuple[Abla
         raise ValueError(
             f"{folder.path} was made with --orders {folder.orders}; leave --orders away, or start anew"
         )
+    if folder and folder.basis != wanted.basis:
+        words = " ".join(folder.basis.words) or "--broker sqs, without --transactions"
+        raise ValueError(f"{folder.path} was made with {words}: say so again, or start anew")
     cells = wanted.cells()
     for cell in cells:  # before the work, as above
         FAULTS[cell.fault].plan(
@@ -113,12 +121,18 @@ async def ablate(wanted: Wanted, place: Place, watching: Watching) -> tuple[Abla
     todo = unfinished(cells, folder.results() if folder else {})
     if todo or folder is None:
         async with servers(
-            database_url=place.database_url, sqs_endpoint=place.sqs_endpoint
+            database_url=place.database_url,
+            sqs_endpoint=place.sqs_endpoint,
+            broker=wanted.basis.broker,
+            kafka_bootstrap=place.kafka_bootstrap,
         ) as where:
             versions = await _versions(where)
             if folder is None:
                 folder = AblationFolder.create(
-                    place.run_dir, orders=wanted.orders or DEFAULT_ORDERS, versions=versions
+                    place.run_dir,
+                    orders=wanted.orders or DEFAULT_ORDERS,
+                    versions=versions,
+                    basis=wanted.basis,
                 )
             _check_alike(folder, versions)
             orders = folder.orders
@@ -126,7 +140,14 @@ async def ablate(wanted: Wanted, place: Place, watching: Watching) -> tuple[Abla
                 where,
                 orders=orders,
                 cells=folder.cells,
-                command=lambda c: Wanted(1, c.seed, (c.variant,), (c.fault,)).command(orders),
+                basis=wanted.basis,
+                command=lambda cell: replace(
+                    wanted,
+                    seeds=1,
+                    first_seed=cell.seed,
+                    variants=(cell.variant,),
+                    faults=(cell.fault,),
+                ).command(orders),
             )
             known = len(cells) - len(todo)
             with watching(folder, len(cells), known) as watch, folder.appender() as log:

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Final
 from uuid import uuid4
 
+from onceproof_chaos.ablation.basis import Basis
 from onceproof_chaos.ablation.faults import FAULTS, VISIBILITY_S, AblationFault
 from onceproof_chaos.ablation.results import Cell, CellResult
 from onceproof_chaos.ablation.trial import Trial
@@ -38,18 +39,26 @@ class CellRunner:
     """Measures cells on the same servers; several may be at work at once.
 
     Args:
-        where: Postgres and SQS.
+        where: Postgres and the broker.
         orders: size of each cell's workload.
         cells: folder that gets the run folders, which can be judged again like any other.
+        basis: the broker.
         command: gives the command line that repeats a cell.
     """
 
     def __init__(
-        self, where: Servers, *, orders: int, cells: Path, command: Callable[[Cell], str]
+        self,
+        where: Servers,
+        *,
+        orders: int,
+        cells: Path,
+        basis: Basis,
+        command: Callable[[Cell], str],
     ) -> None:
         self._where = where
         self._orders = orders
         self._cells = cells
+        self._basis = basis
         self._command = command
         # Alembic keeps the migration at work in a global of its module.
         self._migrating = asyncio.Lock()
@@ -63,7 +72,7 @@ class CellRunner:
         """
         began = time.time()
         fault = FAULTS[cell.fault]
-        settings = _settings(cell, fault, self._orders)
+        settings = _settings(cell, fault, self._orders, self._basis)
         plan = fault.plan(cell.seed, self._orders)
         run = _run_folder(self._cells, str(cell))
         run.write_plan(plan)
@@ -100,11 +109,12 @@ class CellRunner:
                     f"ablation_{uuid4().hex[:12]}",
                     visibility_s=settings.visibility_s,
                     max_receive_count=settings.max_receive_count,
+                    transactions=settings.transactions,
                 )
             )
 
 
-def _settings(cell: Cell, fault: AblationFault, orders: int) -> CampaignSettings:
+def _settings(cell: Cell, fault: AblationFault, orders: int, basis: Basis) -> CampaignSettings:
     settings = CampaignSettings(
         variant=cell.variant,
         orders=orders,
@@ -117,6 +127,8 @@ def _settings(cell: Cell, fault: AblationFault, orders: int) -> CampaignSettings
         rate_per_s=_RATE_PER_S,
         visibility_s=VISIBILITY_S,
         drain_timeout_s=_DRAIN_TIMEOUT_S,
+        broker=basis.broker,
+        transactions=basis.transactions,
     )
     return replace(settings, replicas=fault.replicas(outbox=settings.fixes.outbox))
 

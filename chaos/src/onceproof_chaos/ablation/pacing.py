@@ -30,15 +30,18 @@ class Quiet:
 
     Args:
         pipeline: connection to the pipeline's database.
-        queue: the queue.
+        queues: the queues that an order goes through.
         idle: whether no fault is being carried out.
     """
 
     def __init__(
-        self, pipeline: asyncpg.Connection, queue: Subscriber, idle: Callable[[], bool]
+        self,
+        pipeline: asyncpg.Connection,
+        queues: Sequence[Subscriber],
+        idle: Callable[[], bool],
     ) -> None:
         self._pipeline = pipeline
-        self._queue = queue
+        self._queues = queues
         self._idle = idle
 
     @classmethod
@@ -49,18 +52,22 @@ class Quiet:
         """One for a stage; its connection is closed at the end."""
         pipeline = await asyncpg.connect(asyncpg_url(place.database_url))
         try:
-            yield cls(pipeline, broker.subscriber(place.queue), idle)
+            yield cls(pipeline, [broker.subscriber(queue) for queue in place.queues], idle)
         finally:
             await pipeline.close()
 
     async def __call__(self) -> bool:
-        """Whether outbox and queue are empty, in-flight messages included, and no fault is going on."""
+        """Whether outbox and queues are empty, in-flight messages included, and no fault is going on."""
         # The outbox first: a row is marked after its message is in the queue, so what is not in the
         # outbox any more is seen in the queue, or was handled.
         if not self._idle() or await self._pipeline.fetchval(_PENDING):
             return False
         try:
-            return (await self._queue.depth()).total == 0 and self._idle()
+            # In the sequence in which an order goes through them, for the same reason.
+            for queue in self._queues:
+                if (await queue.depth()).total:
+                    return False
+            return self._idle()
         except BrokerUnavailableError:
             return False
 

@@ -8,10 +8,13 @@ from typing import Final
 
 from onceproof.variants import FIX_NAMES
 from onceproof_chaos.ablation.faults import FAULTS
+from onceproof_chaos.settings import TRANSACTIONS
 from onceproof_chaos.verdict import BreachKind
 
 VARIANTS: Final = ("naive", "hardened", *(f"hardened-{fix}" for fix in FIX_NAMES))
 """The rows: all fixes off, all on, all but one."""
+ALL_VARIANTS: Final = (*VARIANTS, TRANSACTIONS)
+"""With the one that only Kafka has: a stage in transactions, and neither inbox nor Idempotency-Key."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,7 +64,7 @@ def tabulate(claims: Iterable[Claim]) -> Table:
         ValueError: a cell is claimed twice, by nobody, or there is no such cell. A theory with holes
             would agree with anything that is measured there.
     """
-    cells = {(variant, fault) for variant in VARIANTS for fault in FAULTS}
+    cells = {(variant, fault) for variant in ALL_VARIANTS for fault in FAULTS}
     table: dict[tuple[str, str], Prediction] = {}
     for made in claims:
         for variant in made.variants:
@@ -78,4 +81,4 @@ def tabulate(claims: Iterable[Claim]) -> Table:
     return table
 
 
-__all__ = ["VARIANTS", "Claim", "Prediction", "Table", "claim", "tabulate"]
+__all__ = ["ALL_VARIANTS", "VARIANTS", "Claim", "Prediction", "Table", "claim", "tabulate"]

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, Final, Self
 
 from onceproof_chaos import jsonl
+from onceproof_chaos.ablation.basis import OVER_SQS, Basis
 from onceproof_chaos.ablation.faults import VISIBILITY_S
 from onceproof_chaos.jsonl import RunFolderError
 from onceproof_chaos.verdict import BreachKind
@@ -103,6 +104,7 @@ class AblationFolder:
         versions: of what it was made with.
         started_at: Unix time in seconds.
         visibility_s: visibility timeout of each cell.
+        basis: the broker of each cell.
     """
 
     path: Path
@@ -110,9 +112,10 @@ class AblationFolder:
     versions: Mapping[str, str]
     started_at: float
     visibility_s: float = VISIBILITY_S
+    basis: Basis = OVER_SQS
 
     @classmethod
-    def create(cls, root: Path, *, orders: int, versions: Mapping[str, str]) -> Self:
+    def create(cls, root: Path, *, orders: int, versions: Mapping[str, str], basis: Basis) -> Self:
         """Make `<root>/<UTC time>-ablation`.
 
         Raises:
@@ -126,12 +129,13 @@ class AblationFolder:
             raise RunFolderError(f"{path} exists already; try again in a second") from None
         except OSError as error:
             raise RunFolderError(f"{path} cannot be made: {error}") from None
-        folder = cls(path, orders, dict(versions), now.timestamp())
+        folder = cls(path, orders, dict(versions), now.timestamp(), basis=basis)
         document = {
             "orders": orders,
             "visibility_s": folder.visibility_s,
             "versions": folder.versions,
             "started_at": folder.started_at,
+            **basis.as_json(),
         }
         jsonl.write_atomic(path / _SETTINGS, json.dumps(document, indent=2) + "\n")
         (path / _RESULTS).touch()
@@ -153,6 +157,7 @@ class AblationFolder:
                 {str(name): str(text) for name, text in document["versions"].items()},
                 float(document["started_at"]),
                 float(document["visibility_s"]),
+                Basis.from_json(document),
             )
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise RunFolderError(f"{path / _SETTINGS}: {error!r}") from None

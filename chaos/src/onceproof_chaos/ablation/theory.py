@@ -39,9 +39,10 @@ _NO_INBOX: Final = "hardened-inbox"
 _NO_KEY: Final = "hardened-idempotency_key"
 _NO_HEARTBEAT: Final = "hardened-visibility_heartbeat"
 _NO_EVENT_ID: Final = "hardened-dedup_on_event_id"
+_TRANSACTIONS: Final = "transactions"
 # Written out: a fix that is new here must be thought about, and not inherit what is said of others.
 _ALL: Final = (
-    _NAIVE, _HARDENED, _NO_OUTBOX, _NO_INBOX, _NO_KEY, _NO_HEARTBEAT, _NO_EVENT_ID,
+    _NAIVE, _HARDENED, _NO_OUTBOX, _NO_INBOX, _NO_KEY, _NO_HEARTBEAT, _NO_EVENT_ID, _TRANSACTIONS,
 )  # fmt: skip
 
 
@@ -51,8 +52,8 @@ def _but(*without: str) -> tuple[str, ...]:
 
 _WITHOUT_OUTBOX: Final = (_NAIVE, _NO_OUTBOX)
 _WITH_OUTBOX: Final = _but(*_WITHOUT_OUTBOX)
-_WITH_INBOX: Final = _but(_NAIVE, _NO_INBOX)
-_WITHOUT_KEY: Final = (_NAIVE, _NO_KEY)
+_WITH_INBOX: Final = _but(_NAIVE, _NO_INBOX, _TRANSACTIONS)
+_WITHOUT_KEY: Final = (_NAIVE, _NO_KEY, _TRANSACTIONS)
 _WITH_KEY: Final = _but(*_WITHOUT_KEY)
 
 _LOST: Final = BreachKind.LOST
@@ -62,6 +63,10 @@ _MISMATCHED: Final = BreachKind.MISMATCHED
 _REPLAY: Final = (
     "The provider recognises the Idempotency-Key and captures nothing new, but without the inbox nobody "
     "stops the second row in the charges table: one capture, booked twice."
+)
+_BOUNDARY: Final = (
+    "Kafka's transaction ends at Kafka: it covers the records and the offsets of the stage, and neither "
+    "the provider nor Postgres. Two captures, two rows."
 )
 
 _DUAL_WRITE: Final = (
@@ -105,6 +110,11 @@ _DUPLICATE_PUBLISH: Final = tuple(
             "Two messages with two message ids are two different payments to the inbox and, because the "
             "Idempotency-Key is made of the same id, to the provider."
         )),
+        claim(fault, (_TRANSACTIONS,), _DOUBLE, again=True, because=(
+            "The idempotent producer knows its own retries by their sequence numbers. What a second "
+            "relay sends is another record, which the stage moves, exactly once in itself. "
+            f"{_BOUNDARY}"
+        )),
         claim(fault, _WITHOUT_OUTBOX, again=False, because=(
             "Without an outbox nothing is ever sent again: the one message is out, and is handled once. "
             "Copies are what the outbox costs, and the inbox pays for them."
@@ -146,6 +156,10 @@ _LEG_3: Final = (
         "The redelivery is handled once more: a second capture and a second row. Both ledgers agree, "
         "and the customer has paid twice."
     )),
+    claim(KILLS[CONSUMER_AFTER_COMMIT].name, (_TRANSACTIONS,), _DOUBLE, again=True, because=(
+        "Committed in Postgres, and the offset is not committed in Kafka: the record is handled once "
+        f"more. {_BOUNDARY}"
+    )),
 )  # fmt: skip
 
 _TIMEOUT: Final = (
@@ -156,7 +170,7 @@ _TIMEOUT: Final = (
     claim(STALLS[CONSUMER_BEFORE_CHARGE].name, (_NO_INBOX,), _MISMATCHED, again=True, because=(
         f"A successor charges, and the zombie after it. {_REPLAY}"
     )),
-    claim(STALLS[CONSUMER_BEFORE_CHARGE].name, (_NAIVE,), _DOUBLE, again=True, because=(
+    claim(STALLS[CONSUMER_BEFORE_CHARGE].name, (_NAIVE, _TRANSACTIONS), _DOUBLE, again=True, because=(
         "A successor charges, and the zombie after it: two captures, two rows."
     )),
     claim(STALLS[CONSUMER_AFTER_CHARGE].name, _WITH_INBOX, again=True, because=(
@@ -166,7 +180,7 @@ _TIMEOUT: Final = (
     claim(STALLS[CONSUMER_AFTER_CHARGE].name, (_NO_INBOX,), _MISMATCHED, again=True, because=(
         f"Nothing makes the successor wait; it commits, and so does the zombie. {_REPLAY}"
     )),
-    claim(STALLS[CONSUMER_AFTER_CHARGE].name, (_NAIVE,), _DOUBLE, again=True, because=(
+    claim(STALLS[CONSUMER_AFTER_CHARGE].name, (_NAIVE, _TRANSACTIONS), _DOUBLE, again=True, because=(
         "Nothing makes the successor wait: it captures and commits, and the zombie commits its own "
         "capture. Two captures, two rows."
     )),
@@ -176,7 +190,7 @@ _TIMEOUT: Final = (
     claim(STALLS[CONSUMER_AFTER_COMMIT].name, (_NO_INBOX,), _MISMATCHED, again=True, because=(
         f"The successor handles what the zombie has committed already. {_REPLAY}"
     )),
-    claim(STALLS[CONSUMER_AFTER_COMMIT].name, (_NAIVE,), _DOUBLE, again=True, because=(
+    claim(STALLS[CONSUMER_AFTER_COMMIT].name, (_NAIVE, _TRANSACTIONS), _DOUBLE, again=True, because=(
         "The successor handles what the zombie has committed already: two captures, two rows."
     )),
     claim(SLOW.name, _but(_NAIVE, _NO_HEARTBEAT), again=False, because=(

@@ -15,6 +15,7 @@ from onceproof.cli.progress import progress_bars
 from onceproof_chaos.ablation.ablation import DEFAULT_ORDERS, Place, Wanted
 from onceproof_chaos.ablation.ablation import ablate as run_ablation
 from onceproof_chaos.ablation.agreement import Agreement
+from onceproof_chaos.ablation.basis import Basis
 from onceproof_chaos.ablation.display import CellsBar, again_table, breach_table
 from onceproof_chaos.ablation.faults import FAULTS, MIN_ORDERS
 from onceproof_chaos.ablation.markdown import BEGIN, END
@@ -23,15 +24,20 @@ from onceproof_chaos.ablation.prediction import VARIANTS
 from onceproof_chaos.ablation.results import AblationFolder
 from onceproof_chaos.ablation.run import MAX_PARALLEL, default_parallel
 from onceproof_chaos.cli.options import (
+    BrokerKind,
+    BrokerOption,
     DatabaseUrl,
     Exit,
     Json,
+    KafkaBootstrap,
     RunDir,
     SqsEndpoint,
+    Transactions,
     errors,
     results,
     run,
 )
+from onceproof_chaos.settings import TRANSACTIONS
 
 _EXIT: Final = {
     Agreement.AGREES: Exit.PASS,
@@ -48,7 +54,10 @@ def ablate(  # noqa: PLR0917 - Typer turns them into named options
     ] = None,
     first_seed: Annotated[int, typer.Option(help="The first of the seeds.")] = 1,
     variants: Annotated[
-        str, typer.Option(help=f"Separated by commas: {', '.join(VARIANTS)}, or all.")
+        str,
+        typer.Option(
+            help=f"Separated by commas: {', '.join(VARIANTS)}, over Kafka {TRANSACTIONS}, or all."
+        ),
     ] = "all",
     faults: Annotated[
         str, typer.Option(help=f"Separated by commas: {', '.join(FAULTS)}, or all.")
@@ -75,6 +84,9 @@ def ablate(  # noqa: PLR0917 - Typer turns them into named options
     ] = None,
     database_url: DatabaseUrl = None,
     sqs_endpoint: SqsEndpoint = None,
+    broker: BrokerOption = BrokerKind.SQS,
+    kafka_bootstrap: KafkaBootstrap = None,
+    transactions: Transactions = False,
     as_json: Json = False,
 ) -> None:
     """Take away one fix at a time, inject one fault at a time, and hold what breaks against theory.
@@ -90,18 +102,31 @@ def ablate(  # noqa: PLR0917 - Typer turns them into named options
 
         onceproof ablate --resume runs/20260101-120000-ablation --markdown docs/ablation.md
             goes on with an aborted ablation, and writes its page
+        onceproof ablate --broker kafka --transactions --variants transactions,hardened
+            where Kafka's transactions end: the same stage before a consumer without and with an inbox
 
     Exit code: 0 all cells agree, 1 one disagrees, 3 one is inconclusive, 2 it could not be run.
     """
+    try:
+        basis = Basis(broker.value, transactions)
+    except ValueError as error:
+        raise typer.BadParameter(str(error), param_hint="--transactions") from None
     wanted = Wanted(
         seeds,
         first_seed,
-        _chosen(variants, VARIANTS, "--variants"),
+        _chosen(variants, basis.variants, "--variants"),
         _chosen(faults, tuple(FAULTS), "--faults"),
         orders,
+        basis,
     )
     place = Place(
-        run_dir, resume, pages or (), parallel or default_parallel(), database_url, sqs_endpoint
+        run_dir,
+        resume,
+        pages or (),
+        parallel or default_parallel(),
+        database_url,
+        sqs_endpoint,
+        kafka_bootstrap,
     )
     began = time.monotonic()
     folder, matrix = run(run_ablation(wanted, place, _watching))

@@ -7,6 +7,8 @@ replication, which one node has not. It survives the death of its clients, which
 from __future__ import annotations
 
 import base64
+import os
+import signal
 import socket
 import subprocess
 from collections.abc import Mapping
@@ -110,6 +112,7 @@ class EmbeddedKafka(EmbeddedServer):
 
     def stop(self) -> None:
         """Kill the broker; its data stays in the folder. Harmless when it does not run."""
+        self.resume()
         process, self._process = self._process, None
         if process is None:
             return
@@ -117,6 +120,18 @@ class EmbeddedKafka(EmbeddedServer):
             with suppress(OSError):
                 process.stdin.close()
         process.wait(30)
+
+    def pause(self) -> None:
+        """Let the broker stand still: its connections stay, and nothing is answered."""
+        self._signal(signal.SIGSTOP)
+
+    def resume(self) -> None:
+        """Let it go on."""
+        self._signal(signal.SIGCONT)
+
+    def _signal(self, number: signal.Signals) -> None:
+        if self._process is not None:
+            os.killpg(self._process.pid, number)
 
     def _serves(self) -> bool:
         with suppress(OSError), socket.create_connection(("127.0.0.1", self._ports[0]), 0.2):

@@ -37,6 +37,13 @@ _NOT_OURS: Final = frozenset(
         KafkaError._ASSIGNMENT_LOST,  # noqa: SLF001
     }
 )
+_COORDINATOR_MOVES: Final = frozenset(
+    {
+        KafkaError.NOT_COORDINATOR,
+        KafkaError.COORDINATOR_NOT_AVAILABLE,
+        KafkaError.COORDINATOR_LOAD_IN_PROGRESS,
+    }
+)
 _MAY_BE_WRITTEN: Final = frozenset(
     {
         KafkaError._MSG_TIMED_OUT,  # noqa: SLF001
@@ -68,6 +75,12 @@ def is_missing_topic(error: KafkaError) -> bool:
 def is_not_ours(error: KafkaError) -> bool:
     """Whether the partition belongs to another member by now."""
     return error.code() in _NOT_OURS
+
+
+def coordinator_moves(raised: BaseException) -> bool:
+    """Whether the group's coordinator is just being found or loaded; the client does not ask again."""
+    error = error_of(raised)
+    return error is not None and error.code() in _COORDINATOR_MOVES
 
 
 def is_refused(error: KafkaError) -> bool:

@@ -36,6 +36,7 @@ from onceproof.brokers.kafka.offsets import Offsets
 from onceproof.brokers.kafka.partition import Partition, Record
 from onceproof.brokers.kafka.place import Place, places_of
 from onceproof.brokers.kafka.settings import KafkaSettings
+from onceproof.brokers.kafka.threads import DaemonThreads
 
 logger = logging.getLogger(__name__)
 
@@ -47,6 +48,8 @@ _FETCH: Final = 100
 _BACKOFF_S: Final = 0.5
 _UNANSWERED_S: Final = 3.0
 _CLOSE_S: Final = 10.0
+_THREADS: Final = 4
+"""A call, and those that it makes from within its callbacks."""
 _EXHAUSTED: Final = 50
 """Records that have been tried too often, moved at once."""
 
@@ -85,6 +88,7 @@ class Member:
         self._wanted = 0
         self._turns = 0
         self._settled = asyncio.Event()
+        self._threads = DaemonThreads(_THREADS, "kafka-member")
         self._consumer: AIOConsumer | None = None
         self._task: asyncio.Task[None] | None = None
         self._warned_idle = False
@@ -104,13 +108,14 @@ class Member:
         self._task.cancel()
         await asyncio.wait((self._task,), timeout=_CLOSE_S)
         self._offsets.give_up("the consumer was closed")
-        if self._consumer is None:
-            return
         try:
-            async with asyncio.timeout(_CLOSE_S):
-                await self._consumer.close()
+            if self._consumer is not None:
+                async with asyncio.timeout(_CLOSE_S):
+                    await self._consumer.close()
         except TimeoutError:
             logger.warning("the group was not left: the broker does not answer")
+        finally:
+            self._threads.shutdown()
 
     @property
     def away(self) -> str | None:
@@ -149,7 +154,7 @@ class Member:
     async def _run(self) -> None:
         # The client wraps callbacks for the loop that it is made on, and changes its settings.
         conf = self._settings.consumer() | {"error_cb": self._on_error}
-        self._consumer = consumer = AIOConsumer(conf, max_workers=4)
+        self._consumer = consumer = AIOConsumer(conf, executor=self._threads)
         try:
             await consumer.subscribe(
                 self._topics,
