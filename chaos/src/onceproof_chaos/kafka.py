@@ -7,16 +7,22 @@ its own.
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import replace
 from typing import Final
+
+from confluent_kafka import ConsumerGroupState, KafkaException
+from confluent_kafka.admin import AdminClient
 
 from onceproof.brokers.kafka import KafkaBroker, KafkaSettings, TopicPolicy, stage_group
 from onceproof.ports import Outgoing, SendResult, Subscriber
 
 PARTITIONS: Final = 6
 """More than a run has consumers, so that each has some."""
+_POLL_S: Final = 0.1
+_ANSWER_S: Final = 10.0
 
 
 class OnLooker:
@@ -78,3 +84,33 @@ async def topics(bootstrap: str, topic: str, *, retention_s: float) -> AsyncIter
         finally:
             for name in (topic, policy.retry, policy.dead_letter):
                 await broker.delete_topic(name or "")
+
+
+async def until_shared(bootstrap: str, group: str, members: int, *, timeout_s: float) -> None:
+    """Wait until a group's partitions are shared out and stay where they are.
+
+    A member that joins later takes partitions from those who work on their records, which then come
+    again: a fault that nobody injected.
+
+    Args:
+        bootstrap: of the cluster.
+        group: the group.
+        members: how many there must be, each with a partition.
+        timeout_s: seconds at most.
+
+    Raises:
+        TimeoutError: they were not by then.
+    """
+    admin = AdminClient({"bootstrap.servers": bootstrap})
+
+    def shared() -> bool:
+        try:
+            found = admin.describe_consumer_groups([group])[group].result(_ANSWER_S)
+        except KafkaException:  # its coordinator is just being found
+            return False
+        with_some = [member for member in found.members if member.assignment.topic_partitions]
+        return found.state is ConsumerGroupState.STABLE and len(with_some) == members
+
+    async with asyncio.timeout(timeout_s):
+        while not await asyncio.to_thread(shared):  # noqa: ASYNC110 - nothing tells
+            await asyncio.sleep(_POLL_S)

@@ -10,10 +10,12 @@ from typing import Final
 from onceproof.service import Broker
 from onceproof_chaos.ablation.faults import AblationFault
 from onceproof_chaos.ablation.pacing import Quiet, one_at_a_time
+from onceproof_chaos.backend import Role
 from onceproof_chaos.campaign import Load, carry_out
 from onceproof_chaos.conduct import FaultLog, Unwatched
 from onceproof_chaos.drain import Drain
 from onceproof_chaos.environment import Stage
+from onceproof_chaos.kafka import until_shared
 from onceproof_chaos.plan import Plan
 from onceproof_chaos.runfolder import RunFolder
 from onceproof_chaos.settings import CampaignSettings
@@ -42,6 +44,7 @@ class Trial:
         async def place_orders(load: Load) -> None:
             if self.fault.slow:
                 # Nobody is killed, so no bystander can be hurt; and slow ones take their time.
+                await self._until_shared()
                 await load.send(orders)
             else:
                 await self._one_at_a_time(orders, load, broker)
@@ -57,6 +60,12 @@ class Trial:
             place_orders,
             special=self.fault.environment(settings.seed),
         )
+
+    async def _until_shared(self) -> None:
+        """On Kafka a consumer that starts later would take what the first one works on."""
+        kafka, consumers = self.place.servers.kafka, self.settings.replicas[Role.CONSUMER]
+        if kafka is not None:
+            await until_shared(kafka, self.place.queue, consumers, timeout_s=_ALONE_TIMEOUT_S)
 
     async def _one_at_a_time(self, orders: Sequence[Order], load: Load, broker: Broker) -> None:
         struck = {order for fault in self.plan.faults for order in fault.orders}

@@ -91,6 +91,7 @@ class Member:
         self._threads = DaemonThreads(_THREADS, "kafka-member")
         self._consumer: AIOConsumer | None = None
         self._task: asyncio.Task[None] | None = None
+        self._assigned_at = 0.0
         self._warned_idle = False
         self._closing = False
 
@@ -179,6 +180,7 @@ class Member:
         for message in await fetch(consumer, _FETCH, await self._pause_s()):
             self._take(message)
         await self._announce(consumer)
+        self._warn_if_idle()
         if self.down is not None:
             await self._look_again(consumer)
 
@@ -302,7 +304,7 @@ class Member:
             [TopicPartition(place.topic, place.partition, place.offset) for place in found]
         )
         self.assigned.set()
-        self._warn_if_idle()
+        self._assigned_at = time.monotonic()
 
     async def _committed_at(
         self, consumer: AIOConsumer, assigned: list[TopicPartition]
@@ -327,7 +329,9 @@ class Member:
                 return found
 
     def _warn_if_idle(self) -> None:
-        if not self.partitions and not self._warned_idle:
+        # The partitions of one that has just joined come with the next assignment, when others let go.
+        settled = time.monotonic() - self._assigned_at > self._settings.session_s
+        if self.assigned.is_set() and settled and not self.partitions and not self._warned_idle:
             self._warned_idle = True
             logger.warning(
                 "this member of group %r has no partition of %s: there are more members than "
