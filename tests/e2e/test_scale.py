@@ -62,6 +62,11 @@ def unhurried(installation: Installation):
 
 def test_consumers_and_relays_come_and_go_under_load(unhurried: Installation, runs: Path):
     began = time.time()
+
+    def at_work() -> set[str]:
+        spans = unhurried.traces.spans(began, time.time())
+        return {span.instance for span in spans if span.is_process}
+
     try:
         with (
             watched_pods(unhurried.cluster, "consumer", runs / "consumers.json") as ended,
@@ -69,6 +74,8 @@ def test_consumers_and_relays_come_and_go_under_load(unhurried: Installation, ru
         ):
             scale(unhurried, CONSUMER, 4)
             scale(unhurried, RELAY, 3)
+            # A consumer is ready before it is given anything: over Kafka its partitions come later.
+            until(30, "four consumers at work", lambda: len(at_work()) >= 4)
             scale(unhurried, CONSUMER, 1)
             assert not orders.ended(), "the load ended before the scaling did"
             scale(unhurried, CONSUMER, 2)
@@ -88,7 +95,6 @@ def test_consumers_and_relays_come_and_go_under_load(unhurried: Installation, ru
     handled = [s for s in spans if s.is_process and (s.order_id or "").startswith(orders.prefix)]
     assert len(handled) >= ORDERS
     assert [span.order_id for span in handled if span.attributes.get(DEDUP_HIT)] == []
-    assert len({span.instance for span in handled}) >= 4, "not every consumer took part"
 
 
 @pytest.fixture(scope="module")
