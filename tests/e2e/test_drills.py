@@ -150,7 +150,8 @@ def test_one_trace_tells_the_story(installation: Installation, drills, variant: 
     assert (posted.service, posted.attributes["http.response.status_code"]) == ("producer", 201)
     assert (sent.service, sent.parent_span_id) == ("relay", posted.span_id)
     crash, kill = one["crash_point.reached"], one["pod.kill"]
-    assert crash.attempt == 1
+    story = [(s.name, s.attempt, s.attributes.get(OUTCOME), s.start - crash.start) for s in spans]
+    assert crash.attempt == 1, story
     assert (kill.service, kill.parent_span_id) == ("operator", crash.span_id)
 
     # Attempt 1 died with its span; what is left of it is its id, as the parent of its crash point.
