@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from confluent_kafka import KafkaError, KafkaException
 
-from onceproof.brokers.kafka.failures import coordinator_moves, translated
+from onceproof.brokers.kafka.failures import moves, translated
 from onceproof.errors import BrokerUnavailableError, QueueNotFoundError
 
 
@@ -14,9 +14,10 @@ def raised(code: int) -> KafkaException:
 
 
 @pytest.mark.parametrize(
-    ("error", "moves"),
+    ("error", "passes"),
     [
         (raised(KafkaError.NOT_COORDINATOR), True),
+        (raised(KafkaError.NOT_LEADER_FOR_PARTITION), True),
         (raised(KafkaError.COORDINATOR_LOAD_IN_PROGRESS), True),
         (raised(KafkaError.COORDINATOR_NOT_AVAILABLE), True),
         (raised(KafkaError.GROUP_AUTHORIZATION_FAILED), False),
@@ -25,8 +26,8 @@ def raised(code: int) -> KafkaException:
         (TimeoutError(), False),
     ],
 )
-def test_a_coordinator_that_is_being_found_is_asked_again(error: Exception, *, moves: bool) -> None:
-    assert coordinator_moves(error) is moves
+def test_who_is_just_being_found_is_asked_again(error: Exception, *, passes: bool) -> None:
+    assert moves(error) is passes
 
 
 def test_a_missing_topic_is_told_from_a_broker_that_is_away() -> None:

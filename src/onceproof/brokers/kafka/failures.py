@@ -37,8 +37,10 @@ _NOT_OURS: Final = frozenset(
         KafkaError._ASSIGNMENT_LOST,  # noqa: SLF001
     }
 )
-_COORDINATOR_MOVES: Final = frozenset(
+_MOVES: Final = frozenset(
     {
+        KafkaError.NOT_LEADER_FOR_PARTITION,
+        KafkaError.LEADER_NOT_AVAILABLE,
         KafkaError.NOT_COORDINATOR,
         KafkaError.COORDINATOR_NOT_AVAILABLE,
         KafkaError.COORDINATOR_LOAD_IN_PROGRESS,
@@ -77,10 +79,10 @@ def is_not_ours(error: KafkaError) -> bool:
     return error.code() in _NOT_OURS
 
 
-def coordinator_moves(raised: BaseException) -> bool:
-    """Whether the group's coordinator is just being found or loaded; the client does not ask again."""
+def moves(raised: BaseException) -> bool:
+    """Whether a leader or coordinator is just being found or loaded; the client does not ask again."""
     error = error_of(raised)
-    return error is not None and error.code() in _COORDINATOR_MOVES
+    return error is not None and error.code() in _MOVES
 
 
 def is_refused(error: KafkaError) -> bool:

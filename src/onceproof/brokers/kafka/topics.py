@@ -23,7 +23,7 @@ from confluent_kafka.admin._listoffsets import OffsetSpec
 from confluent_kafka.admin._resource import ResourceType
 from confluent_kafka.cimpl import NewTopic
 
-from onceproof.brokers.kafka.failures import coordinator_moves, error_of, translated
+from onceproof.brokers.kafka.failures import error_of, moves, translated
 from onceproof.brokers.kafka.settings import KafkaSettings, TopicPolicy
 from onceproof.errors import QueueNotFoundError
 from onceproof.ports import QueueInfo
@@ -184,27 +184,25 @@ class KafkaTopics:
         return await self._ask(topic, ask)
 
     async def _committed(self, topic: str, places: Sequence[TopicPartition]) -> dict[int, int]:
-        timeout_s = self._settings.request_timeout_s
-
-        @tenacity.retry(
-            retry=tenacity.retry_if_exception(coordinator_moves),
-            stop=tenacity.stop_after_delay(timeout_s),
-            wait=tenacity.wait_fixed(_POLL_S),
-            reraise=True,
-        )
         def ask() -> dict[int, int]:
             with self._asking:
                 if self._group is None:
                     self._group = Consumer(self._settings.consumer())
+                timeout_s = self._settings.request_timeout_s
                 found = self._group.committed(list(places), timeout=timeout_s)
             return {place.partition: place.offset for place in found if place.offset >= 0}
 
         return await self._ask(topic, ask)
 
-    @staticmethod
-    async def _ask(topic: str, question: Callable[[], T]) -> T:
+    async def _ask(self, topic: str, question: Callable[[], T]) -> T:
+        asking = tenacity.AsyncRetrying(
+            retry=tenacity.retry_if_exception(moves),
+            stop=tenacity.stop_after_delay(self._settings.request_timeout_s),
+            wait=tenacity.wait_fixed(_POLL_S),
+            reraise=True,
+        )
         try:
-            return await asyncio.to_thread(question)
+            return await asking(asyncio.to_thread, question)
         except Exception as raised:
             if error_of(raised) is None and not isinstance(raised, TimeoutError):
                 raise
