@@ -95,6 +95,7 @@ def test_consumers_and_relays_come_and_go_under_load(unhurried: Installation, ru
     handled = [s for s in spans if s.is_process and (s.order_id or "").startswith(orders.prefix)]
     assert len(handled) >= ORDERS
     assert [span.order_id for span in handled if span.attributes.get(DEDUP_HIT)] == []
+    assert len({span.instance for span in handled}) >= 4, "not every consumer took part"
 
 
 @pytest.fixture(scope="module")

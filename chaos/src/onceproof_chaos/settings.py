@@ -27,6 +27,22 @@ _SMALL_DEMO: Final = 120
 """Orders below which a demo has half as many faults."""
 
 
+def check_transactions(broker: str, *, transactions: bool) -> None:
+    """Refuse them on any other broker.
+
+    Raises:
+        ValueError: the broker has none.
+    """
+    if transactions and broker != KAFKA:
+        raise ValueError("transactions are Kafka's: use --broker kafka")
+
+
+def broker_words(broker: str, *, transactions: bool) -> list[str]:
+    """What a command line says of the broker; of the default one nothing."""
+    words = ["--broker", broker] if broker != SQS else []
+    return [*words, "--transactions"] if transactions else words
+
+
 @dataclass(frozen=True, slots=True)
 class CampaignSettings:
     """What a run does. Times in seconds.
@@ -87,8 +103,7 @@ class CampaignSettings:
             object.__setattr__(self, "transactions", True)
         if self.transactions:
             object.__setattr__(self, "replicas", {**self.replicas, Role.STAGE: 1})
-            if self.broker != KAFKA:
-                raise ValueError("transactions are Kafka's: use --broker kafka")
+            check_transactions(self.broker, transactions=self.transactions)
         if self.backend not in {PROCESS, KUBERNETES}:
             raise ValueError(f"unknown backend {self.backend!r}; known: {PROCESS}, {KUBERNETES}")
 
@@ -183,9 +198,7 @@ class CampaignSettings:
             "--provider-timeouts": self.provider_timeouts,
             "--rate": self.rate_per_s,
         }
-        if self.broker != SQS:
-            options["--broker"] = self.broker
         words = [word for option, value in options.items() for word in (option, str(value))]
-        if self.transactions and self.variant != TRANSACTIONS:
-            words.append("--transactions")
+        asked_for = self.transactions and self.variant != TRANSACTIONS
+        words += broker_words(self.broker, transactions=asked_for)
         return shlex.join(["onceproof", "campaign", "run", *words])

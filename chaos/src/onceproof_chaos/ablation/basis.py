@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass
 from typing import Any, Final, Self
 
 from onceproof_chaos.ablation.prediction import ALL_VARIANTS, VARIANTS
-from onceproof_chaos.settings import KAFKA, SQS
+from onceproof_chaos.settings import KAFKA, SQS, broker_words, check_transactions
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,8 +23,7 @@ class Basis:
     transactions: bool = False
 
     def __post_init__(self) -> None:
-        if self.transactions and self.broker != KAFKA:
-            raise ValueError("transactions are Kafka's: use --broker kafka")
+        check_transactions(self.broker, transactions=self.transactions)
 
     @property
     def variants(self) -> tuple[str, ...]:
@@ -34,8 +33,7 @@ class Basis:
     @property
     def words(self) -> list[str]:
         """Of a command line."""
-        broker = ["--broker", self.broker] if self.broker != SQS else []
-        return [*broker, *(["--transactions"] if self.transactions else [])]
+        return broker_words(self.broker, transactions=self.transactions)
 
     def as_json(self) -> dict[str, Any]:
         """Plain JSON types."""

@@ -42,9 +42,9 @@ class Trial:
         orders = generate(settings.seed, settings.orders)
 
         async def place_orders(load: Load) -> None:
+            await self._until_shared()
             if self.fault.slow:
                 # Nobody is killed, so no bystander can be hurt; and slow ones take their time.
-                await self._until_shared()
                 await load.send(orders)
             else:
                 await self._one_at_a_time(orders, load, broker)

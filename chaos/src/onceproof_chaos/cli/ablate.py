@@ -102,6 +102,7 @@ def ablate(  # noqa: PLR0917 - Typer turns them into named options
 
         onceproof ablate --resume runs/20260101-120000-ablation --markdown docs/ablation.md
             goes on with an aborted ablation, and writes its page
+
         onceproof ablate --broker kafka --transactions --variants transactions,hardened
             where Kafka's transactions end: the same stage before a consumer without and with an inbox
 

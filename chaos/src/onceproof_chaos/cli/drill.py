@@ -35,7 +35,7 @@ from onceproof_chaos.cli.options import (
 from onceproof_chaos.environment import Open
 from onceproof_chaos.plan import Fault, Plan, order_id
 from onceproof_chaos.runfolder import RunFolder
-from onceproof_chaos.settings import CampaignSettings
+from onceproof_chaos.settings import CampaignSettings, broker_words
 from onceproof_chaos.story import summary, tell
 from onceproof_chaos.verdict import Verdict
 
@@ -91,8 +91,7 @@ def drill(  # noqa: PLR0917 - Typer turns them into named options
     park_s = VISIBILITY_S + 2 if action is Action.STALL else 60.0
     plan = Plan(seed, ORDERS, (Fault("drill", point, action, (order,), park_s=park_s),))
     words = ["drill", point, "--action", action, "--variant", variant, "--seed", str(seed)]
-    words += ["--broker", broker] if broker is BrokerKind.KAFKA else []
-    words += ["--transactions"] if transactions else []
+    words += broker_words(broker, transactions=transactions)
     command = shlex.join(["onceproof", *words])
     where = opening(database_url, sqs_endpoint, broker, kafka_bootstrap)
     folder, verdict = run(_run(settings, plan, command, run_dir, where))

@@ -17,9 +17,8 @@ from pathlib import Path
 from typing import Final
 from uuid import uuid4
 
-from onceproof.errors import BrokerUnavailableError
 from onceproof_chaos.embedded import kafka_jars
-from onceproof_chaos.embedded.server import EmbeddedServer, spawn, until_up
+from onceproof_chaos.embedded.server import EmbeddedServer, spawn
 from onceproof_chaos.ports import free_port
 
 _START_TIMEOUT_S: Final = 90.0
@@ -100,14 +99,10 @@ class EmbeddedKafka(EmbeddedServer):
                 )  # fmt: skip
             command = ["sh", "-c", _WITH_PARENT, "sh", *java, "kafka.Kafka", properties]
             self._process = process = spawn(command, output)
-        try:
-            until_up(
-                process, self._serves, what="the embedded Kafka", log=log,
-                timeout_s=_START_TIMEOUT_S, poll_s=_POLL_S,
-            )  # fmt: skip
-        except BrokerUnavailableError:
-            self.stop()
-            raise
+        self._until_up(
+            process, self._serves, what="the embedded Kafka", log=log,
+            timeout_s=_START_TIMEOUT_S, poll_s=_POLL_S,
+        )  # fmt: skip
         return self.bootstrap
 
     def stop(self) -> None:
@@ -131,7 +126,8 @@ class EmbeddedKafka(EmbeddedServer):
 
     def _signal(self, number: signal.Signals) -> None:
         if self._process is not None:
-            os.killpg(self._process.pid, number)
+            with suppress(ProcessLookupError):  # it may have ended by itself
+                os.killpg(self._process.pid, number)
 
     def _serves(self) -> bool:
         with suppress(OSError), socket.create_connection(("127.0.0.1", self._ports[0]), 0.2):

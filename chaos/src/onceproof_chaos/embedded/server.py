@@ -36,6 +36,37 @@ class EmbeddedServer(ABC):
     ) -> None:
         self.stop()
 
+    def _until_up(
+        self,
+        process: subprocess.Popen[bytes],
+        up: Callable[[], bool],
+        *,
+        what: str,
+        log: Path,
+        timeout_s: float,
+        poll_s: float,
+    ) -> None:
+        """Wait until the server is up; one that does not come up is stopped.
+
+        Args:
+            process: of the server.
+            up: whether it is.
+            what: its name, for the error.
+            log: what it printed.
+            timeout_s: seconds at most.
+            poll_s: seconds between two looks.
+
+        Raises:
+            BrokerUnavailableError: it ended, or took too long; the message holds the end of its log.
+        """
+        deadline = time.monotonic() + timeout_s
+        while not up():
+            if process.poll() is not None or time.monotonic() > deadline:
+                self.stop()
+                tail = log.read_text(errors="replace")[-2000:]
+                raise BrokerUnavailableError(f"{what} did not start:\n{tail}")
+            time.sleep(poll_s)
+
 
 def spawn(command: Sequence[str], output: BinaryIO) -> subprocess.Popen[bytes]:
     """Start a server that ends when its stdin does, with everything that it prints in `output`."""
@@ -47,33 +78,3 @@ def spawn(command: Sequence[str], output: BinaryIO) -> subprocess.Popen[bytes]:
         # Ctrl-C in the terminal is for the parent, which then stops this one in its turn.
         start_new_session=True,
     )
-
-
-def until_up(
-    process: subprocess.Popen[bytes],
-    up: Callable[[], bool],
-    *,
-    what: str,
-    log: Path,
-    timeout_s: float,
-    poll_s: float,
-) -> None:
-    """Wait until a server is up.
-
-    Args:
-        process: of the server.
-        up: whether it is.
-        what: its name, for the error.
-        log: what it printed.
-        timeout_s: seconds at most.
-        poll_s: seconds between two looks.
-
-    Raises:
-        BrokerUnavailableError: it ended, or took too long; the message holds the end of its log.
-    """
-    deadline = time.monotonic() + timeout_s
-    while not up():
-        if process.poll() is not None or time.monotonic() > deadline:
-            tail = log.read_text(errors="replace")[-2000:]
-            raise BrokerUnavailableError(f"{what} did not start:\n{tail}")
-        time.sleep(poll_s)

@@ -8,8 +8,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Final
 
-from onceproof.errors import BrokerUnavailableError
-from onceproof_chaos.embedded.server import EmbeddedServer, spawn, until_up
+from onceproof_chaos.embedded.server import EmbeddedServer, spawn
 
 _START_TIMEOUT_S: Final = 30.0
 _POLL_S: Final = 0.02
@@ -63,14 +62,10 @@ class EmbeddedSqs(EmbeddedServer):
         command = [sys.executable, "-m", "onceproof_chaos.embedded.sqs", "--exit-on-eof"]
         with log.open("wb") as output:
             self._process = process = spawn([*command, "--port-file", str(port_file)], output)
-        try:
-            until_up(
-                process, port_file.exists, what="the embedded SQS server", log=log,
-                timeout_s=_START_TIMEOUT_S, poll_s=_POLL_S,
-            )  # fmt: skip
-        except BrokerUnavailableError:
-            self.stop()
-            raise
+        self._until_up(
+            process, port_file.exists, what="the embedded SQS server", log=log,
+            timeout_s=_START_TIMEOUT_S, poll_s=_POLL_S,
+        )  # fmt: skip
         self._port = int(port_file.read_text())
         return self.endpoint_url
 

@@ -91,7 +91,7 @@ class Member:
         self._threads = DaemonThreads(_THREADS, "kafka-member")
         self._consumer: AIOConsumer | None = None
         self._task: asyncio.Task[None] | None = None
-        self._assigned_at = 0.0
+        self._idle_since = float("inf")
         self._warned_idle = False
         self._closing = False
 
@@ -304,7 +304,7 @@ class Member:
             [TopicPartition(place.topic, place.partition, place.offset) for place in found]
         )
         self.assigned.set()
-        self._assigned_at = time.monotonic()
+        self._idle_since = float("inf") if self.partitions else time.monotonic()
 
     async def _committed_at(
         self, consumer: AIOConsumer, assigned: list[TopicPartition]
@@ -330,8 +330,8 @@ class Member:
 
     def _warn_if_idle(self) -> None:
         # The partitions of one that has just joined come with the next assignment, when others let go.
-        settled = time.monotonic() - self._assigned_at > self._settings.session_s
-        if self.assigned.is_set() and settled and not self.partitions and not self._warned_idle:
+        idle_s = time.monotonic() - self._idle_since
+        if idle_s > self._settings.session_s and not self._warned_idle:
             self._warned_idle = True
             logger.warning(
                 "this member of group %r has no partition of %s: there are more members than "
@@ -366,6 +366,7 @@ class Member:
         places = places_of(lost)
         logger.warning("%d partitions lost: this member stood still, or was cut off", len(places))
         self._forget(places)
+        self._idle_since = float("inf")
 
     def _forget(self, places: set[Place]) -> None:
         for place in places:
