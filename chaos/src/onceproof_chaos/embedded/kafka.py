@@ -94,7 +94,9 @@ class EmbeddedKafka(EmbeddedServer):
         with log.open("ab") as output:
             if not (self._directory / "data" / "meta.properties").exists():
                 subprocess.run(
-                    [*java, "kafka.tools.StorageTool", "format", "-t", _cluster_id(), "-c", properties],
+                    # With =, because an id that begins with a dash would be taken for an option.
+                    [*java, "kafka.tools.StorageTool", "format", f"--cluster-id={_cluster_id()}",
+                     f"--config={properties}"],
                     stdout=output, stderr=subprocess.STDOUT, check=True,
                 )  # fmt: skip
             command = ["sh", "-c", _WITH_PARENT, "sh", *java, "kafka.Kafka", properties]
