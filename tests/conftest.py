@@ -99,7 +99,7 @@ def postgres_server(server_directory: Path) -> Iterator[PostgresForTests]:
     if url:
         yield PostgresForTests(ExternalPostgres(url))
         return
-    with EmbeddedPostgres(server_directory / "pg") as server:
+    with EmbeddedPostgres(server_directory / "pg", logical=True) as server:
         yield PostgresForTests(server)
 
 

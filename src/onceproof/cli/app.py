@@ -12,6 +12,7 @@ from typing import Annotated, Final
 import typer
 
 from onceproof.cli.dlq import dlq_app
+from onceproof.cli.outbox import outbox_app
 from onceproof.cli.schema import schema_app
 from onceproof.cli.topics import topics_app
 
@@ -42,6 +43,7 @@ def build() -> typer.Typer:
     app.add_typer(schema_app, name="schema")
     app.add_typer(dlq_app, name="dlq")
     app.add_typer(topics_app, name="topics")
+    app.add_typer(outbox_app, name="outbox")
     for point in sorted(entry_points(group=_GROUP), key=lambda found: found.name):
         point.load()(app)
     return app

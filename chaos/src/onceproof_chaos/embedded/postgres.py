@@ -37,6 +37,11 @@ synchronous_commit = on
 full_page_writes = on
 max_connections = {max_connections}
 """
+_LOGICAL: Final = """
+# for change data capture
+wal_level = logical
+max_slot_wal_keep_size = 1GB
+"""
 _NAME: Final = re.compile(r"[a-z_][a-z0-9_]{0,62}")
 
 # $1 is the data directory, $2 the process's directory for sockets and locks, which is removed only
@@ -64,11 +69,16 @@ class EmbeddedPostgres(EmbeddedServer):
         directory: made if it does not exist. The data goes into its subfolder `postgres`, which is
             removed by `stop`.
         max_connections: at most this many clients.
+        logical: with logical decoding, which change data capture needs.
     """
 
-    def __init__(self, directory: Path, *, max_connections: int = 200) -> None:
+    def __init__(
+        self, directory: Path, *, max_connections: int = 200, logical: bool = False
+    ) -> None:
         self._data = directory.resolve() / "postgres"
-        self._max_connections = max_connections
+        self._settings = _SETTINGS.format(max_connections=max_connections)
+        if logical:
+            self._settings += _LOGICAL
         self._server: PostgresServer | None = None
         self._watcher: subprocess.Popen[bytes] | None = None
 
@@ -87,7 +97,7 @@ class EmbeddedPostgres(EmbeddedServer):
             server = _new_server(self._data)
             server.ensure_pgdata_inited()
             with (self._data / "postgresql.conf").open("a") as configuration:
-                configuration.write(_SETTINGS.format(max_connections=self._max_connections))
+                configuration.write(self._settings)
             self._watcher = _watch(self._data)
             server.start()
         except (OSError, subprocess.SubprocessError, RuntimeError) as error:
