@@ -20,9 +20,9 @@ import psutil
 from sqlalchemy.engine import URL, make_url
 
 from benchmarks.metering import Meter
-from benchmarks.server import TcpPostgres
 from onceproof.errors import ConfigurationError
 from onceproof.postgres import normalise_url, upgrade
+from onceproof_chaos.embedded import EmbeddedPostgres
 
 _SETTINGS: Final = (
     "fsync",
@@ -104,7 +104,7 @@ async def database(url: str | None) -> AsyncIterator[Database]:
     with tempfile.TemporaryDirectory(prefix="onceproof-", dir=short) as directory:
         await asyncio.to_thread(Path(directory).chmod, 0o755)  # Postgres may run as another user
         refuse_memory(await asyncio.to_thread(file_system_of, Path(directory)), directory)
-        server = TcpPostgres(Path(directory))
+        server = EmbeddedPostgres(Path(directory), logical=True, tcp=True)
         await asyncio.to_thread(server.start)
         try:
             async with _on_server(server.url(), server.tcp) as found:

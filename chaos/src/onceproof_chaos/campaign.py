@@ -22,7 +22,7 @@ from onceproof_chaos.plan import Plan
 from onceproof_chaos.runfolder import RunFolder
 from onceproof_chaos.settings import CampaignSettings
 from onceproof_chaos.verdict import Verdict
-from onceproof_chaos.wiring import environments
+from onceproof_chaos.wiring import environments, modules
 from onceproof_chaos.workload import Order, Workload, generate
 
 
@@ -63,6 +63,7 @@ async def run_campaign(
                 visibility_s=settings.visibility_s,
                 max_receive_count=settings.max_receive_count,
                 transactions=settings.transactions,
+                relay=settings.relay,
             )
         )
         broker = await stack.enter_async_context(broker_of(place))
@@ -137,7 +138,7 @@ async def carry_out(
             role: {**variables, **special.get(role, {})}
             for role, variables in environments(settings, place, run).items()
         }
-        backend = ProcessBackend(environment, run.logs, http)
+        backend = ProcessBackend(environment, run.logs, http, modules=modules(settings))
         stack.push_async_callback(backend.stop)
         nemesis = Nemesis(plan, backend, settings.fixes, AdminClient(http), faults.append)
 

@@ -26,7 +26,9 @@ _QUIET_WINDOWS: Final = 2
 _DLQ_VISIBILITY_S: Final = 600.0
 
 _PIPELINE: Final = """
-    SELECT (SELECT count(*) FROM onceproof.outbox WHERE published_at IS NULL) AS pending,
+    SELECT (SELECT count(*) FROM onceproof.outbox AS row WHERE published_at IS NULL
+            AND NOT EXISTS (SELECT FROM onceproof.outbox_slots AS slot
+                WHERE row.seq > slot.from_seq AND row.seq <= slot.confirmed_seq)) AS pending,
            (SELECT count(*) FROM charges) AS charges,
            (SELECT count(*) FROM orders) AS orders
 """

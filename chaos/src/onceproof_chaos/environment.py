@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import secrets
 import tempfile
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
@@ -17,17 +18,19 @@ from pathlib import Path
 from typing import Final
 
 import asyncpg
+import tenacity
 from sqlalchemy.engine import make_url
 
 from onceproof.brokers.kafka import KafkaSettings
 from onceproof.brokers.sqs import SqsBroker
 from onceproof.errors import ConfigurationError
-from onceproof.postgres import normalise_url, upgrade
+from onceproof.outbox import Slot
+from onceproof.postgres import create_engine, normalise_url, upgrade
 from onceproof.service import Broker
 from onceproof_chaos.backend import Role
-from onceproof_chaos.embedded import EmbeddedKafka, EmbeddedPostgres, EmbeddedSqs
+from onceproof_chaos.embedded import EmbeddedKafka, EmbeddedPostgres, EmbeddedSqs, debezium
 from onceproof_chaos.kafka import look_on, topics
-from onceproof_chaos.settings import KAFKA, SQS
+from onceproof_chaos.settings import CDC, KAFKA, POLLING, SQS
 
 QUEUE_RETENTION_S: Final = 3600.0
 _SERVICES: Final = tuple(f"onceproof_{role}" for role in Role)
@@ -47,17 +50,36 @@ class Servers:
         sqs_endpoint: URL of the SQS API; None is AWS itself.
         aws: credentials and region for the services' environment.
         kafka: bootstrap servers, where the pipeline runs over Kafka.
+        tcp: host and port of the Postgres, where the URL names a Unix socket.
     """
 
     database_url: str
     sqs_endpoint: str | None
     aws: Mapping[str, str]
     kafka: str | None = None
+    tcp: tuple[str, int] | None = None
 
     @property
     def region(self) -> str:
         """AWS region."""
         return self.aws.get("AWS_DEFAULT_REGION") or os.environ.get("AWS_DEFAULT_REGION", "")
+
+
+@dataclass(frozen=True, slots=True)
+class Capture:
+    """What Debezium needs to read a stage's outbox.
+
+    Args:
+        slot: its replication slot and publication.
+        url: of the stage's database by TCP, as a role that may replicate and read the outbox.
+        home: unpacked distribution of Debezium Server.
+        java: a Java that runs it.
+    """
+
+    slot: str
+    url: str
+    home: Path
+    java: str
 
 
 Open = Callable[[], AbstractAsyncContextManager[Servers]]
@@ -68,7 +90,8 @@ Open = Callable[[], AbstractAsyncContextManager[Servers]]
 class Stage:
     """What one run works on. `postgres_version` is the server's own word.
 
-    `requests` is the topic behind the stage, where there is one between `queue` and the consumers.
+    `requests` is the topic behind the stage, where there is one between `queue` and the consumers;
+    `capture` is what Debezium needs, where it is the relay.
     """
 
     servers: Servers
@@ -78,6 +101,7 @@ class Stage:
     dead_letter_queue: str
     postgres_version: str
     requests: str | None = None
+    capture: Capture | None = None
 
     @property
     def consumed(self) -> str:
@@ -97,6 +121,7 @@ async def servers(
     sqs_endpoint: str | None = None,
     broker: str = SQS,
     kafka_bootstrap: str | None = None,
+    relay: str = POLLING,
 ) -> AsyncIterator[Servers]:
     """Start what is not given, and stop it at the end.
 
@@ -105,6 +130,7 @@ async def servers(
         sqs_endpoint: of a real SQS.
         broker: `sqs` or `kafka`.
         kafka_bootstrap: of a real Kafka.
+        relay: polling or cdc, for which the embedded Postgres needs logical decoding.
 
     Raises:
         ConfigurationError: what a run on this machine needs is not installed.
@@ -120,24 +146,27 @@ async def servers(
         )
         # Under root, the embedded Postgres runs as another user, who must get in.
         await asyncio.to_thread(directory.chmod, 0o755)
+        tcp = None
         if database_url is None:
-            postgres = EmbeddedPostgres(directory / "pg")
+            cdc = relay == CDC
+            postgres = EmbeddedPostgres(directory / "pg", logical=cdc, tcp=cdc)
             await asyncio.to_thread(postgres.start)
             stack.push_async_callback(asyncio.to_thread, postgres.stop)
             database_url = postgres.url("postgres")
+            tcp = postgres.tcp
         if broker == KAFKA:
             if kafka_bootstrap is None:
                 kafka = EmbeddedKafka(directory / "kafka")
                 kafka_bootstrap = await asyncio.to_thread(kafka.start)
                 stack.push_async_callback(asyncio.to_thread, kafka.stop)
-            yield Servers(database_url, None, {}, kafka_bootstrap)
+            yield Servers(database_url, None, {}, kafka_bootstrap, tcp)
         elif sqs_endpoint is None:
             sqs = EmbeddedSqs(directory / "sqs")
             await asyncio.to_thread(sqs.start)
             stack.push_async_callback(asyncio.to_thread, sqs.stop)
-            yield Servers(database_url, sqs.endpoint_url, sqs.environment)
+            yield Servers(database_url, sqs.endpoint_url, sqs.environment, tcp=tcp)
         else:
-            yield Servers(database_url, sqs_endpoint, _credentials())
+            yield Servers(database_url, sqs_endpoint, _credentials(), tcp=tcp)
 
 
 def _check_installed(*modules: str) -> None:
@@ -159,6 +188,7 @@ async def stage(
     visibility_s: float,
     max_receive_count: int,
     transactions: bool = False,
+    relay: str = POLLING,
 ) -> AsyncIterator[Stage]:
     """Databases with their schema, and a queue with its DLQ; removed at the end.
 
@@ -168,6 +198,7 @@ async def stage(
         visibility_s: visibility timeout of the queue in seconds.
         max_receive_count: deliveries before a message goes to the DLQ.
         transactions: a stage in Kafka transactions stands between relay and consumer.
+        relay: polling, or cdc, for which the stage has a slot and a role that may read it.
 
     Raises:
         ConfigurationError: the servers cannot be used, or have no transactions.
@@ -200,6 +231,10 @@ async def stage(
                     max_receive_count=max_receive_count,
                 )
             )
+        capture = None
+        if relay == CDC:
+            home = await asyncio.to_thread(debezium.fetch)
+            capture = await stack.enter_async_context(_capture(where, pipeline, queue, home))
         yield Stage(
             servers=where,
             database_url=_with_database(where.database_url, pipeline),
@@ -208,7 +243,48 @@ async def stage(
             dead_letter_queue=dead_letter,
             postgres_version=version,
             requests=requests,
+            capture=capture,
         )
+
+
+@asynccontextmanager
+async def _capture(where: Servers, database: str, queue: str, home: Path) -> AsyncIterator[Capture]:
+    """A slot on the outbox, and a role with the least rights that lead through it."""
+    role, password = f"{database}_cdc"[-63:], secrets.token_hex(16)
+    url = _with_database(where.database_url, database)
+    admin = await asyncpg.connect(asyncpg_url(url))
+    engine = create_engine(url, application_name="onceproof-harness", pool_size=1)
+    try:
+        await admin.execute(
+            f"CREATE ROLE \"{role}\" LOGIN REPLICATION PASSWORD '{password}' CONNECTION LIMIT 8; "
+            f'GRANT USAGE ON SCHEMA onceproof TO "{role}"; '
+            f'GRANT SELECT ON onceproof.outbox TO "{role}"'
+        )
+        await Slot(engine, role).create(queue)
+        host, port = where.tcp or (normalise_url(url).host, normalise_url(url).port or 5432)
+        by_tcp = f"postgresql://{role}:{password}@{host}:{port}/{database}"
+        yield Capture(role, by_tcp, home, debezium.java() or "java")
+    finally:
+        await engine.dispose()
+        await _drop_slot(admin, role)
+        await admin.execute(f'DROP OWNED BY "{role}"; DROP ROLE "{role}"')
+        await admin.close()
+
+
+async def _drop_slot(admin: asyncpg.Connection, slot: str) -> None:
+    """Its reader was stopped, but may hold it for a moment longer."""
+    async for attempt in tenacity.AsyncRetrying(
+        retry=tenacity.retry_if_exception_type(asyncpg.ObjectInUseError),
+        stop=tenacity.stop_after_delay(30),
+        wait=tenacity.wait_fixed(0.1),
+        reraise=True,
+    ):
+        with attempt:
+            await admin.execute(
+                "SELECT pg_drop_replication_slot(slot_name) FROM pg_replication_slots "
+                "WHERE slot_name = $1",
+                slot,
+            )
 
 
 @asynccontextmanager

@@ -16,6 +16,9 @@ from onceproof_chaos.plan import MAX_SPARES, Plan, build_plan
 SQS: Final = "sqs"
 KAFKA: Final = "kafka"
 """Brokers."""
+POLLING: Final = "polling"
+CDC: Final = "cdc"
+"""Relays: ours, and Debezium reading the WAL."""
 TRANSACTIONS: Final = "transactions"
 """The variant that trusts in them."""
 PROCESS: Final = "process"
@@ -35,6 +38,18 @@ def check_transactions(broker: str, *, transactions: bool) -> None:
     """
     if transactions and broker != KAFKA:
         raise ValueError("transactions are Kafka's: use --broker kafka")
+
+
+def check_relay(relay: str, broker: str) -> None:
+    """Refuse a relay that is none, or cannot send there.
+
+    Raises:
+        ValueError: it cannot.
+    """
+    if relay not in {POLLING, CDC}:
+        raise ValueError(f"unknown relay {relay!r}; known: {POLLING}, {CDC}")
+    if relay == CDC and broker != SQS:
+        raise ValueError("change data capture goes to SQS only: use --broker sqs")
 
 
 def broker_words(broker: str, *, transactions: bool) -> list[str]:
@@ -67,6 +82,7 @@ class CampaignSettings:
         run: name of the run in its order ids, where the database outlives it.
         backend: process or kubernetes.
         transactions: a stage in Kafka transactions stands between relay and consumer.
+        relay: polling, or cdc: Debezium reads the outbox from the WAL.
     """
 
     variant: str
@@ -96,6 +112,7 @@ class CampaignSettings:
     run: str = ""
     backend: str = PROCESS
     transactions: bool = False
+    relay: str = POLLING
 
     def __post_init__(self) -> None:
         parse_variant(self.variant)
@@ -104,6 +121,9 @@ class CampaignSettings:
         if self.transactions:
             object.__setattr__(self, "replicas", {**self.replicas, Role.STAGE: 1})
             check_transactions(self.broker, transactions=self.transactions)
+        check_relay(self.relay, self.broker)
+        if self.relay == CDC:  # a slot has one reader
+            object.__setattr__(self, "replicas", {**self.replicas, Role.RELAY: 1})
         if self.backend not in {PROCESS, KUBERNETES}:
             raise ValueError(f"unknown backend {self.backend!r}; known: {PROCESS}, {KUBERNETES}")
 
@@ -201,4 +221,5 @@ class CampaignSettings:
         words = [word for option, value in options.items() for word in (option, str(value))]
         asked_for = self.transactions and self.variant != TRANSACTIONS
         words += broker_words(self.broker, transactions=asked_for)
+        words += ["--relay", self.relay] if self.relay != POLLING else []
         return shlex.join(["onceproof", "campaign", "run", *words])

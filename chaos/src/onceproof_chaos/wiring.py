@@ -3,9 +3,17 @@
 from __future__ import annotations
 
 from onceproof_chaos.backend import Role
+from onceproof_chaos.backend.process import CDC_MODULE
 from onceproof_chaos.environment import Stage
+from onceproof_chaos.ports import free_port
 from onceproof_chaos.runfolder import RunFolder
-from onceproof_chaos.settings import CampaignSettings
+from onceproof_chaos.settings import CDC, CampaignSettings
+
+
+def modules(settings: CampaignSettings) -> dict[Role, str]:
+    """Which module is run for each role."""
+    named = {role: f"onceproof_{role}" for role in Role}
+    return named | ({Role.RELAY: CDC_MODULE} if settings.relay == CDC else {})
 
 
 def environments(
@@ -40,12 +48,7 @@ def environments(
     return {
         **({Role.STAGE: stage} if place.requests else {}),
         Role.PRODUCER: shared,
-        Role.RELAY: shared
-        | {
-            "ONCEPROOF_LEASE_S": str(visibility_s),
-            "ONCEPROOF_BACKOFF_S": "0.2",
-            "ONCEPROOF_BACKOFF_MAX_S": "2",
-        },
+        Role.RELAY: shared | _relay(settings, place, run),
         Role.CONSUMER: shared
         | {
             "ONCEPROOF_QUEUE": place.consumed,
@@ -62,4 +65,24 @@ def environments(
             "ONCEPROOF_JITTER_MS": "10",
             "ONCEPROOF_WITHHOLD_S": str(visibility_s),
         },
+    }
+
+
+def _relay(settings: CampaignSettings, place: Stage, run: RunFolder) -> dict[str, str]:
+    if place.capture is None:
+        return {
+            "ONCEPROOF_LEASE_S": str(settings.visibility_s),
+            "ONCEPROOF_BACKOFF_S": "0.2",
+            "ONCEPROOF_BACKOFF_MAX_S": "2",
+        }
+    return {
+        "ONCEPROOF_SLOT": place.capture.slot,
+        "ONCEPROOF_CDC_DATABASE_URL": place.capture.url,
+        "ONCEPROOF_DEBEZIUM_HOME": str(place.capture.home),
+        "ONCEPROOF_JAVA": place.capture.java,
+        "ONCEPROOF_DEBEZIUM_DIRECTORY": str(run.path / "debezium"),
+        "ONCEPROOF_DEBEZIUM_PORT": str(free_port()),
+        "ONCEPROOF_DOOR_PORT": str(free_port()),
+        "ONCEPROOF_HEARTBEAT_S": "1",
+        "ONCEPROOF_WATCH_S": "0.5",
     }

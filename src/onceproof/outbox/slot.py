@@ -142,6 +142,12 @@ class Slot:
         with translated():
             return await self._connections.run(self._advance)
 
+    async def pending(self) -> tuple[int, float]:
+        """Rows that are not known to be sent, and the age of the oldest of them in seconds."""
+        with translated():
+            row = await self._connections.run(lambda c: c.fetchrow(statements.PENDING, self.name))
+        return int(row["pending"]), float(row["oldest_age_s"])
+
     def watched(self) -> Connections:
         """Use as `async with`: keeps the connection that `advance` needs."""
         return self._connections

@@ -103,3 +103,13 @@ NEXT_UNSENT: Final = f"""
     SELECT row.seq FROM {_UNSENT} AND row.seq > $3 AND row.available_at <= clock_timestamp()
     ORDER BY row.seq LIMIT $4
 """  # noqa: S608
+
+# $1 slot.
+PENDING: Final = """
+    SELECT count(*) AS pending,
+           coalesce(extract(epoch FROM clock_timestamp() - min(row.created_at)), 0)::float8
+               AS oldest_age_s
+    FROM onceproof.outbox AS row JOIN onceproof.outbox_slots AS o ON o.slot = $1
+    WHERE row.published_at IS NULL AND (row.seq > o.confirmed_seq OR row.seq <= o.from_seq)
+      AND (o.destination IS NULL OR o.destination = row.destination)
+"""

@@ -36,12 +36,15 @@ _READY_TIMEOUT_S: Final = 60.0
 _STOP_TIMEOUT_S: Final = 10.0
 _POLL_S: Final = 0.02
 _MODULES: Final = {role: f"onceproof_{role}" for role in Role}
+CDC_MODULE: Final = "onceproof_relay.cdc"
+"""The relay where Debezium reads the outbox."""
 
 _forkserver: Final = multiprocessing.get_context("forkserver")
 _forkserver.set_forkserver_preload(
     [
         "onceproof.cli",
         *(f"{module}.__main__" for module in _MODULES.values()),
+        f"{CDC_MODULE}.__main__",
         "onceproof_chaos.prove.service",
     ]
 )
@@ -65,7 +68,7 @@ class ProcessBackend:
         environment: variables per role, e.g. `ONCEPROOF_DATABASE_URL`.
         logs: folder that gets a `<name>.log` per service; restarts append.
         http: client for the readiness probe.
-        modules: module to run per role, where it is not the pipeline's own.
+        modules: module to run per role, where it is not the one by the role's name.
     """
 
     def __init__(

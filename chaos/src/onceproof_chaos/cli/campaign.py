@@ -19,6 +19,8 @@ from onceproof_chaos.cli.options import (
     Exit,
     Json,
     KafkaBootstrap,
+    RelayKind,
+    RelayOption,
     RunDir,
     Seed,
     SqsEndpoint,
@@ -75,6 +77,7 @@ def run_command(  # noqa: PLR0917 - Typer turns them into named options
     ] = 0,
     broker: BrokerOption = BrokerKind.SQS,
     transactions: Transactions = False,
+    relay: RelayOption = RelayKind.POLLING,
     rate: Annotated[float, typer.Option(help="Orders per second.", min=0.1)] = 25.0,
     run_dir: RunDir = Path("runs"),
     database_url: DatabaseUrl = None,
@@ -99,9 +102,10 @@ def run_command(  # noqa: PLR0917 - Typer turns them into named options
             rate_per_s=rate,
             broker=broker.value,
             transactions=transactions,
+            relay=relay.value,
         )
     )
-    where = opening(database_url, sqs_endpoint, broker, kafka_bootstrap)
+    where = opening(database_url, sqs_endpoint, broker, kafka_bootstrap, relay)
     folder, verdict = run(_run(settings, run_dir, where))
     write_report(folder.path / "report.html", [folder])
     if as_json:

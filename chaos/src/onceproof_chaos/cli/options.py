@@ -98,6 +98,21 @@ Transactions = Annotated[
         help="Between relay and consumer a stage that moves orders in Kafka transactions.",
     ),
 ]
+
+
+class RelayKind(StrEnum):
+    """What moves events from the outbox to the broker."""
+
+    POLLING = "polling"
+    CDC = "cdc"
+
+
+RelayOption = Annotated[
+    RelayKind,
+    typer.Option(
+        "--relay", help="Our own, or Debezium reading the WAL, which needs Java 21 and Maven."
+    ),
+]
 KafkaBootstrap = Annotated[
     str | None,
     typer.Option(
@@ -124,6 +139,7 @@ def opening(
     sqs_endpoint: str | None,
     broker: BrokerKind,
     kafka_bootstrap: str | None,
+    relay: RelayKind = RelayKind.POLLING,
 ) -> Open:
     """What a run starts for itself, from the options about servers."""
     return partial(
@@ -132,6 +148,7 @@ def opening(
         sqs_endpoint=sqs_endpoint,
         broker=broker,
         kafka_bootstrap=kafka_bootstrap,
+        relay=relay.value,
     )
 
 

