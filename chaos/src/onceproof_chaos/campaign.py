@@ -12,7 +12,7 @@ from types import MappingProxyType
 import aiohttp
 
 from onceproof_chaos.admin_client import AdminClient
-from onceproof_chaos.backend import ProcessBackend, Role
+from onceproof_chaos.backend import Backend, ProcessBackend, Role
 from onceproof_chaos.conduct import FaultLog, Progress, conclude, conduct, versions_of
 from onceproof_chaos.drain import Drain
 from onceproof_chaos.environment import Servers, Stage, broker_of, stage
@@ -95,10 +95,12 @@ class Load:
     Args:
         send: gives orders to the producers, and returns when each has an outcome.
         nemesis: of the run.
+        backend: what runs.
     """
 
     send: Callable[[Sequence[Order]], Awaitable[None]]
     nemesis: Nemesis
+    backend: Backend
 
 
 async def carry_out(
@@ -158,7 +160,7 @@ async def carry_out(
                         on_finished=lambda _: progress.order_finished(),
                     ).run()
 
-                await place_orders(Load(send, nemesis))
+                await place_orders(Load(send, nemesis, backend))
 
         reason = await conduct(
             nemesis,
