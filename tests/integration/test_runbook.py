@@ -7,7 +7,8 @@ import json
 import os
 import re
 import sys
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager
 from datetime import UTC, datetime
 from functools import partial
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -20,7 +21,9 @@ import pytest
 
 from onceproof.brokers.sqs import SqsBroker
 from onceproof.events import Event
+from onceproof.outbox import Slot
 from onceproof.ports import Outgoing
+from onceproof.postgres import create_engine
 
 RUNBOOK = (Path(__file__).parents[2] / "docs" / "runbook.md").read_text()
 COMMAND = re.compile(r"^\$ (.*)$", re.MULTILINE)
@@ -71,7 +74,7 @@ def traces_url() -> Iterator[str]:
 async def environment(
     database_url, provider_database_url, sqs_endpoint, sqs_broker: SqsBroker, queue_factory,
     traces_url, tmp_path: Path,
-) -> dict[str, str]:  # fmt: skip
+) -> AsyncIterator[dict[str, str]]:  # fmt: skip
     """One order charged on its second delivery and in the DLQ as well, one that is in the DLQ only."""
     queue = await queue_factory()
     await two_orders(database_url, provider_database_url)
@@ -85,7 +88,8 @@ async def environment(
         f'#!/bin/sh\nexec "{sys.executable}" -c "from onceproof.cli import main; main()" "$@"\n'
     )
     (tmp_path / "onceproof").chmod(0o755)
-    return {
+    async with slot_on(database_url):
+        yield {
         **os.environ,
         "PATH": f"{tmp_path}:{psql.parent}:{os.environ['PATH']}",
         "ONCEPROOF_DATABASE_URL": database_url,
@@ -97,6 +101,21 @@ async def environment(
         "ORDER": ORDER,
         "COLUMNS": "140",
     }
+
+
+@asynccontextmanager
+async def slot_on(database_url: str) -> AsyncIterator[None]:
+    """The replication slot of an outbox that is read by change data capture."""
+    engine = create_engine(database_url, application_name="test")
+    slot = Slot(engine)
+    try:
+        await slot.create()
+        yield
+    finally:
+        await engine.dispose()
+        connection = await asyncpg.connect(database_url)
+        await connection.execute("SELECT pg_drop_replication_slot($1)", slot.name)
+        await connection.close()
 
 
 async def two_orders(database_url: str, provider_database_url: str) -> None:
@@ -156,6 +175,7 @@ async def test_every_command_works_as_it_stands(environment, tmp_path):
     assert "already_charged" in answer("dlq show")
     assert "would_charge" in answer("dlq sample")
     assert ORDER in answer("onceproof explain")
+    assert "0 events would be sent" in answer("reconcile --dry-run")
     assert len((tmp_path / "before.jsonl").read_text().splitlines()) == 4
 
 

@@ -53,8 +53,9 @@ def properties(settings: CdcSettings) -> dict[str, str]:
             f"SELECT pg_logical_emit_message(false, '{_MESSAGE_PREFIX}', '')",
         "debezium.source.message.prefix.exclude.list": _MESSAGE_PREFIX,
         "debezium.source.poll.interval.ms": _ms(settings.poll_s),
-        "debezium.source.max.batch.size": "1024",
-        "debezium.source.max.queue.size": "4096",
+        # The position is confirmed between batches only, and a crash sends all since then again.
+        "debezium.source.max.batch.size": str(settings.batch_size),
+        "debezium.source.max.queue.size": str(4 * settings.batch_size),
         "debezium.transforms": "outbox",
         "debezium.transforms.outbox.type": "io.debezium.transforms.outbox.EventRouter",
         "debezium.transforms.outbox.table.field.event.key": "key",
