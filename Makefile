@@ -17,7 +17,7 @@ export VARIANT BROKER NAMESPACE
 .DEFAULT_GOAL := help
 # `make kind-up e2e` is one after the other, with -j too.
 .NOTPARALLEL:
-.PHONY: help setup demo test lint format bench bench-test docs images chart kind-up metrics e2e campaign logs trace kind-down lock clean
+.PHONY: help setup demo test debezium lint format bench bench-test docs images chart kind-up metrics e2e campaign logs trace kind-down lock clean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  \033[1m%-10s\033[0m %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -31,6 +31,9 @@ test: $(STAMP) ## Unit, conformance and integration tests, and a short demo
 	@$(BIN)/python -m onceproof_chaos.embedded.kafka_jars
 	$(BIN)/pytest --numprocesses 3 --dist worksteal $(ARGS)
 	$(BIN)/onceproof demo --orders 60 --run-dir runs/test
+
+debezium: $(STAMP) ## Fetch Debezium Server (0.8 GB) for `--relay cdc`; without it the tests of that are skipped
+	@$(BIN)/python -m onceproof_chaos.embedded.debezium
 
 lint: $(STAMP) ## ruff, mypy --strict, import-linter, zizmor; actionlint and shellcheck where they are installed
 	$(BIN)/ruff check .

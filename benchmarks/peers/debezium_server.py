@@ -8,8 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import os
-import re
-import shutil
 import tempfile
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
@@ -24,11 +22,10 @@ from benchmarks.elasticmq import CREDENTIALS, REGION
 from benchmarks.figures import InvalidRunError
 from benchmarks.outbox_table import EVENT_ID_OF_N, PAYLOAD_OF_N
 from benchmarks.peers.relays import Target, require_tcp, stopped
-from benchmarks.peers.toolchain import cache, required, run_tool
 from benchmarks.ports import free_port
+from onceproof.errors import ConfigurationError
+from onceproof_chaos.embedded import debezium
 
-VERSION: Final = "3.6.0.Final"
-_JAVA: Final = 21
 _READY_S: Final = 180.0
 _SLOT: Final = "bench_debezium"
 
@@ -70,8 +67,14 @@ class DebeziumServer:
         require_tcp(at)
         if at.where.settings.get("wal_level") != "logical":
             raise NotRunError("needs a server with wal_level = logical")
-        self._java = await _java()
-        self._home = await _distribution()
+        java = debezium.java()
+        if java is None or debezium.why_not() is not None:
+            raise NotRunError(f"needs Debezium Server: {debezium.why_not()}")
+        self._java = java
+        try:
+            self._home = await asyncio.to_thread(debezium.fetch)
+        except ConfigurationError as error:
+            raise NotRunError(str(error)) from None
         await at.where.connection.execute(
             "CREATE TABLE IF NOT EXISTS debezium_outbox (id uuid PRIMARY KEY, "
             "aggregatetype text NOT NULL, aggregateid text NOT NULL, type text NOT NULL, "
@@ -181,43 +184,3 @@ async def _drop_slot(at: Bench) -> None:
             break
         await asyncio.sleep(0.1)
     await connection.execute(f"DROP PUBLICATION IF EXISTS {_SLOT}")
-
-
-async def _distribution() -> Path:
-    """The unpacked distribution, fetched by Maven when it is first needed (0.8 GB)."""
-    home = cache() / f"debezium-server-{VERSION}"
-    if not (home / ".complete").exists():
-        mvn = required("mvn", "Maven, to fetch Debezium Server")
-        with tempfile.TemporaryDirectory(prefix="onceproof-maven-") as directory:
-            await run_tool(
-                mvn, "dependency:copy", "--quiet", "--batch-mode",
-                f"-Dartifact=io.debezium:debezium-server-dist:{VERSION}:tar.gz",
-                f"-DoutputDirectory={directory}", folder=Path(directory),
-            )  # fmt: skip
-            archive = Path(directory) / f"debezium-server-dist-{VERSION}.tar.gz"
-            await asyncio.to_thread(shutil.rmtree, home, ignore_errors=True)
-            await asyncio.to_thread(home.mkdir, parents=True)
-            await run_tool("tar", "-xzf", str(archive), "-C", str(home), "--strip-components=1")
-        (home / ".complete").touch()
-    return home
-
-
-async def _java() -> str:
-    """A Java that is new enough: JAVA_HOME's, the PATH's, or one of those that are installed."""
-    for java in _javas():
-        if os.access(java, os.X_OK):
-            found = re.search(r'version "(\d+)', await run_tool(java, "-version"))
-            if found and int(found[1]) >= _JAVA:
-                return java
-    raise NotRunError(f"needs Java {_JAVA} or newer: set JAVA_HOME")
-
-
-def _javas() -> list[str]:
-    installed = sorted(Path("/usr/lib/jvm").glob("*/bin/java"), reverse=True)
-    home = os.environ.get("JAVA_HOME")
-    on_path = shutil.which("java")
-    return [
-        *([f"{home}/bin/java"] if home else []),
-        *([on_path] if on_path else []),
-        *map(str, installed),
-    ]

@@ -90,17 +90,17 @@ async def environment(
     (tmp_path / "onceproof").chmod(0o755)
     async with slot_on(database_url):
         yield {
-        **os.environ,
-        "PATH": f"{tmp_path}:{psql.parent}:{os.environ['PATH']}",
-        "ONCEPROOF_DATABASE_URL": database_url,
-        "ONCEPROOF_PROVIDER_DATABASE_URL": provider_database_url,
-        "ONCEPROOF_SQS_ENDPOINT_URL": sqs_endpoint,
-        "ONCEPROOF_SQS_REGION": "us-east-1",
-        "ONCEPROOF_QUEUE": queue.name,
-        "TRACES_URL": traces_url,
-        "ORDER": ORDER,
-        "COLUMNS": "140",
-    }
+            **os.environ,
+            "PATH": f"{tmp_path}:{psql.parent}:{os.environ['PATH']}",
+            "ONCEPROOF_DATABASE_URL": database_url,
+            "ONCEPROOF_PROVIDER_DATABASE_URL": provider_database_url,
+            "ONCEPROOF_SQS_ENDPOINT_URL": sqs_endpoint,
+            "ONCEPROOF_SQS_REGION": "us-east-1",
+            "ONCEPROOF_QUEUE": queue.name,
+            "TRACES_URL": traces_url,
+            "ORDER": ORDER,
+            "COLUMNS": "140",
+        }
 
 
 @asynccontextmanager

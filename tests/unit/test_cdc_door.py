@@ -124,7 +124,8 @@ async def test_a_broker_that_takes_nothing_is_a_503_and_told(rig: Rig) -> None:
     ("point", "sent"), [(RELAY_BEFORE_PUBLISH, []), (RELAY_AFTER_PUBLISH, [TEXT])]
 )
 async def test_it_passes_the_crash_points_of_a_relay(rig: Rig, point: str, sent: list[str]) -> None:
-    crash_points.arm([Armed(id=f"drop-{point}", point=point, action=Action.DROP, orders=frozenset({"o-1"}))])
+    fault = Armed(f"drop-{point}", point, Action.DROP, frozenset({"o-1"}))
+    crash_points.arm([fault])
     try:
         assert (await rig.form(TEXT))[0] == 503
         assert await rig.bodies() == sent
