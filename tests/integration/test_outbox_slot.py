@@ -292,6 +292,22 @@ async def test_a_polling_relay_beside_it_sends_the_same_rows_once(outbox: Outbox
     assert Counter(await received(made)) == Counter(unsent)
 
 
+async def test_only_what_was_sent_long_ago_is_deleted(outbox: Outbox) -> None:
+    await outbox.put("o-0")  # before the slot: nobody has sent it
+    await outbox.slot.create("orders")
+    await outbox.put(*(f"o-{n}" for n in range(1, 8)))
+    await outbox.put("o-8", destination="refunds")
+    await outbox.until_confirmed(await outbox.last_seq())
+    await outbox.admin.execute(
+        "UPDATE onceproof.outbox SET created_at = created_at - interval '1 hour' WHERE key <> 'o-7'"
+    )
+    await outbox.put("o-9")  # not sent
+    assert await outbox.slot.delete_sent(older_than_s=7200) == 0
+    assert await outbox.slot.delete_sent(older_than_s=60, batch_size=2) == 6
+    left = await outbox.admin.fetch("SELECT key FROM onceproof.outbox ORDER BY seq")
+    assert [row["key"] for row in left] == ["o-0", "o-7", "o-8", "o-9"]
+
+
 async def test_a_slot_over_its_wal_limit_is_lost(outbox: Outbox) -> None:
     await outbox.slot.create("orders")
     unsent = await outbox.put("o-1")

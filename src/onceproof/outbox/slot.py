@@ -148,6 +148,24 @@ class Slot:
             row = await self._connections.run(lambda c: c.fetchrow(statements.PENDING, self.name))
         return int(row["pending"]), float(row["oldest_age_s"])
 
+    async def delete_sent(self, *, older_than_s: float, batch_size: int = 1000) -> int:
+        """Delete rows that were sent through the slot and are older than that; how many.
+
+        Each batch of at most `batch_size` rows is a transaction of its own. Rows that are kept are what
+        `reconcile` finds events by, should the slot be lost.
+        """
+        deleted, behind = 0, 0
+        while True:
+            arguments = (self.name, older_than_s, behind, batch_size)
+            with translated():
+                row = await self._connections.run(
+                    lambda c, these=arguments: c.fetchrow(statements.DELETE_SENT, *these)  # type: ignore[misc]
+                )
+            deleted += int(row["rows"])
+            if row["rows"] < batch_size:
+                return deleted
+            behind = row["last_seq"]
+
     def watched(self) -> Connections:
         """Use as `async with`: keeps the connection that `advance` needs."""
         return self._connections

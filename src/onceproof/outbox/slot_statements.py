@@ -113,3 +113,19 @@ PENDING: Final = """
     WHERE row.published_at IS NULL AND (row.seq > o.confirmed_seq OR row.seq <= o.from_seq)
       AND (o.destination IS NULL OR o.destination = row.destination)
 """
+
+# $1 slot, $2 age in seconds, $3 from behind this seq, $4 batch size. Each batch goes on where the one
+# before ended, for the entries of deleted rows stay at the head of the index until vacuum.
+DELETE_SENT: Final = """
+    WITH old AS MATERIALIZED (
+        SELECT row.ctid FROM onceproof.outbox AS row JOIN onceproof.outbox_slots AS o ON o.slot = $1
+        WHERE row.published_at IS NULL AND row.seq > greatest(o.from_seq, $3::bigint)
+          AND row.seq <= o.confirmed_seq AND (o.destination IS NULL OR o.destination = row.destination)
+          AND row.created_at < clock_timestamp() - make_interval(secs => $2)
+        ORDER BY row.seq LIMIT $4
+        FOR UPDATE OF row SKIP LOCKED
+    ), deleted AS (
+        DELETE FROM onceproof.outbox WHERE ctid = ANY (ARRAY(SELECT ctid FROM old)) RETURNING seq
+    )
+    SELECT count(*) AS rows, max(seq) AS last_seq FROM deleted
+"""

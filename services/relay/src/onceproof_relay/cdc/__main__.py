@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import asyncio
+import logging
 import random
 import sys
 
+from sqlalchemy.ext.asyncio import AsyncEngine
+
 from onceproof.errors import ConfigurationError, TransientError
+from onceproof.outbox import delete_published
 from onceproof.outbox.dispatch import Dispatcher
 from onceproof.outbox.slot import Slot, SlotState
 from onceproof.postgres import check, create_engine
@@ -15,6 +20,8 @@ from onceproof_relay.cdc.door import Door
 from onceproof_relay.cdc.server import keep_running
 from onceproof_relay.cdc.settings import CdcSettings
 from onceproof_relay.cdc.watch import watch, why_unusable
+
+logger = logging.getLogger(__name__)
 
 
 def main() -> int:
@@ -52,12 +59,28 @@ async def relay(runtime: Runtime[CdcSettings]) -> None:
                 ),
                 watch(slot, settings.watch_s, settings.idle_grace_s, runtime.watch),
                 watch_database(engine, runtime.health),
+                _clean_up(engine, settings),
                 *([keep_running(settings, runtime.stop)] if settings.debezium_home else []),
             ):  # fmt: skip
                 runtime.started()
                 await runtime.stop.wait()
     finally:
         await engine.dispose()
+
+
+async def _clean_up(engine: AsyncEngine, settings: CdcSettings) -> None:
+    slot = Slot(engine, settings.slot)
+    while True:
+        try:
+            deleted = await slot.delete_sent(older_than_s=settings.retention_s)
+            # Those that a polling relay or a reconciliation has sent.
+            deleted += await delete_published(engine, older_than_s=settings.retention_s)
+        except TransientError as error:
+            logger.warning("sent rows not cleaned up, trying again later: %s", error)
+        else:
+            if deleted:
+                logger.info("deleted %d rows that were sent", deleted)
+        await asyncio.sleep(settings.cleanup_s)
 
 
 async def _is_there(slot: Slot) -> None:

@@ -39,6 +39,10 @@ class CdcSettings(BrokerSettings):
     """Between Debezium's looks at what it has decoded."""
     watch_s: float = Field(default=1.0, gt=0)
     """Between looks at the slot."""
+    retention_s: float = Field(default=86400.0, ge=0)
+    """How long rows that were sent are kept: a lost slot is reconciled from them."""
+    cleanup_s: float = Field(default=60.0, gt=0)
+    """Between two clean-ups of them."""
     idle_grace_s: float = Field(default=30.0, ge=0)
     """How long nobody may read the slot, as while Debezium starts, before this is not ready."""
     backoff_s: float = Field(default=0.5, gt=0)
