@@ -52,10 +52,11 @@ def check_relay(relay: str, broker: str) -> None:
         raise ValueError("change data capture goes to SQS only: use --broker sqs")
 
 
-def broker_words(broker: str, *, transactions: bool) -> list[str]:
-    """What a command line says of the broker; of the default one nothing."""
+def broker_words(broker: str, *, transactions: bool, relay: str = POLLING) -> list[str]:
+    """What a command line says of broker and relay; of the default ones nothing."""
     words = ["--broker", broker] if broker != SQS else []
-    return [*words, "--transactions"] if transactions else words
+    words += ["--transactions"] if transactions else []
+    return words + (["--relay", relay] if relay != POLLING else [])
 
 
 @dataclass(frozen=True, slots=True)
@@ -220,6 +221,5 @@ class CampaignSettings:
         }
         words = [word for option, value in options.items() for word in (option, str(value))]
         asked_for = self.transactions and self.variant != TRANSACTIONS
-        words += broker_words(self.broker, transactions=asked_for)
-        words += ["--relay", self.relay] if self.relay != POLLING else []
+        words += broker_words(self.broker, transactions=asked_for, relay=self.relay)
         return shlex.join(["onceproof", "campaign", "run", *words])

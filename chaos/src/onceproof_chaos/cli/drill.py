@@ -22,6 +22,8 @@ from onceproof_chaos.cli.options import (
     Exit,
     Json,
     KafkaBootstrap,
+    RelayKind,
+    RelayOption,
     RunDir,
     Seed,
     SqsEndpoint,
@@ -54,6 +56,7 @@ def drill(  # noqa: PLR0917 - Typer turns them into named options
     variant: Variant = "hardened",
     broker: BrokerOption = BrokerKind.SQS,
     transactions: Transactions = False,
+    relay: RelayOption = RelayKind.POLLING,
     seed: Seed = 1,
     run_dir: RunDir = Path("runs"),
     database_url: DatabaseUrl = None,
@@ -86,14 +89,15 @@ def drill(  # noqa: PLR0917 - Typer turns them into named options
         rate_per_s=10,
         broker=broker.value,
         transactions=transactions,
+        relay=relay.value,
     )
     order = order_id(seed, 0)
     park_s = VISIBILITY_S + 2 if action is Action.STALL else 60.0
     plan = Plan(seed, ORDERS, (Fault("drill", point, action, (order,), park_s=park_s),))
     words = ["drill", point, "--action", action, "--variant", variant, "--seed", str(seed)]
-    words += broker_words(broker, transactions=transactions)
+    words += broker_words(broker, transactions=transactions, relay=relay)
     command = shlex.join(["onceproof", *words])
-    where = opening(database_url, sqs_endpoint, broker, kafka_bootstrap)
+    where = opening(database_url, sqs_endpoint, broker, kafka_bootstrap, relay)
     folder, verdict = run(_run(settings, plan, command, run_dir, where))
     steps = tell(folder, order)
     if as_json:
