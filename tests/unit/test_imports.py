@@ -23,6 +23,10 @@ def test_the_library_needs_no_sdk_no_settings_and_no_broker(module):
     assert module not in loaded(LIBRARY)
 
 
+def test_the_commands_need_no_settings_and_no_broker_until_they_send():
+    assert not loaded("onceproof.cli.outbox") & {"pydantic_settings", "aiobotocore", "uvicorn"}
+
+
 def test_a_service_does_not_load_what_only_migrations_and_tests_need():
     modules = loaded("onceproof_consumer.__main__")
     assert "opentelemetry.sdk" in modules  # the check can see it where it is

@@ -2,24 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import asdict
 from typing import Annotated, Any, Literal
 
 import typer
-from pydantic import ValidationError
-from rich.markup import escape
 
 from onceproof.cli.dlq_session import Exit, Json, errors, print_json, results, run, warn
 from onceproof.cli.progress import progress_bars
 from onceproof.cli.schema import DatabaseUrl
+from onceproof.errors import ConfigurationError
 from onceproof.outbox.reconcile import Gap, Reconciled, Reconciler
 from onceproof.outbox.settings import RelaySettings
 from onceproof.outbox.slot import DEFAULT_SLOT, Slot, SlotState, SlotStatus
+from onceproof.ports import Publisher
 from onceproof.postgres import create_engine
-from onceproof.service import BrokerSettings, connect_broker
-from onceproof.service.settings import explain
 
 outbox_app = typer.Typer(
     help="The outbox read by change data capture: its replication slot, and a lost one.",
@@ -106,19 +104,13 @@ def reconcile_command(
 
     Exit code 0: nothing is left; 1: some are left, run it again.
     """
-    environment: dict[str, Any] = {
-        "database_url": database_url,
+    where = {
         "broker": broker,
         "sqs_endpoint_url": endpoint_url,
         "sqs_region": region,
         "kafka_bootstrap": bootstrap,
     }
-    try:
-        settings = BrokerSettings(**environment)
-    except ValidationError as error:
-        errors.print(f"[red]error:[/] {escape(explain(error))}", highlight=False, soft_wrap=True)
-        raise typer.Exit(Exit.USAGE) from None
-    done = run(_reconcile(settings, slot, dry_run=dry_run, give_up_s=give_up_s))
+    done = run(_reconcile(database_url, slot, where, dry_run=dry_run, give_up_s=give_up_s))
     if as_json:
         print_json(_json(done))
     elif isinstance(done, Gap):
@@ -147,26 +139,42 @@ async def _status(database_url: str, name: str) -> SlotStatus:
 
 
 async def _reconcile(
-    settings: BrokerSettings, name: str, *, dry_run: bool, give_up_s: float
+    database_url: str,
+    name: str,
+    where: Mapping[str, str | None],
+    *,
+    dry_run: bool,
+    give_up_s: float,
 ) -> Gap | Reconciled:
-    database_url = settings.database_url.get_secret_value()
     engine = create_engine(database_url, application_name="onceproof-outbox", pool_size=4)
+    system = "kafka" if where["broker"] == "kafka" else "aws_sqs"
     try:
         reconciler = Reconciler(
-            engine,
-            Slot(engine, name),
-            settings=RelaySettings(system=settings.messaging_system),
-            give_up_s=give_up_s,
+            engine, Slot(engine, name), settings=RelaySettings(system=system), give_up_s=give_up_s
         )
         gap = await reconciler.gap()
         if dry_run:
             return gap
         with progress_bars(errors) as bars:
             task = bars.add_task("sending", total=gap.rows, note="")
-            async with connect_broker(settings) as broker:
+            async with _broker(database_url, where) as broker:
                 return await reconciler.run(broker, lambda sent: bars.advance(task, sent))
     finally:
         await engine.dispose()
+
+
+@asynccontextmanager
+async def _broker(database_url: str, where: Mapping[str, str | None]) -> AsyncGenerator[Publisher]:
+    try:
+        # Imported here: the other commands must need neither a broker's client nor settings.
+        from onceproof.service import BrokerSettings, connect_broker  # noqa: PLC0415
+    except ImportError as error:
+        raise ConfigurationError(
+            f"to send needs more: pip install 'onceproof[service,sqs,kafka]' ({error})"
+        ) from error
+    values: dict[str, Any] = {"database_url": database_url, **where}
+    async with connect_broker(BrokerSettings(**values)) as broker:
+        yield broker
 
 
 @asynccontextmanager
