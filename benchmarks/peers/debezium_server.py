@@ -67,11 +67,8 @@ class DebeziumServer:
         require_tcp(at)
         if at.where.settings.get("wal_level") != "logical":
             raise NotRunError("needs a server with wal_level = logical")
-        java = debezium.java()
-        if java is None or debezium.why_not() is not None:
-            raise NotRunError(f"needs Debezium Server: {debezium.why_not()}")
-        self._java = java
         try:
+            self._java = debezium.java()
             self._home = await asyncio.to_thread(debezium.fetch)
         except ConfigurationError as error:
             raise NotRunError(str(error)) from None

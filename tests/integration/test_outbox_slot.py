@@ -332,7 +332,7 @@ async def test_a_slot_over_its_wal_limit_is_lost(outbox: Outbox) -> None:
 
 async def test_the_commands(
     outbox: Outbox, database_url: str, sqs_broker: SqsBroker, sqs_endpoint: str,
-    queue_factory: QueueFactory,
+    queue_factory: QueueFactory, monkeypatch: pytest.MonkeyPatch,
 ) -> None:  # fmt: skip
     queue = await queue_factory()
 
@@ -357,3 +357,9 @@ async def test_the_commands(
     assert done == {"replaced": True, "found": 2, "sent": 2, "left": 0}
     assert (await sqs_broker.subscriber(queue.name).depth()).total == 2
     assert (await command("slot", "status"))[0] == 0
+    wrong = ("outbox", "reconcile", "--database-url", database_url, "--slot", outbox.name)
+    monkeypatch.setenv("ONCEPROOF_KAFKA_SESSION_S", "never")
+    result = await asyncio.to_thread(CliRunner().invoke, build(), wrong)
+    assert result.exit_code == 2
+    assert "ONCEPROOF_KAFKA_SESSION_S" in result.stderr
+    assert "Traceback" not in result.output

@@ -263,7 +263,7 @@ async def _capture(where: Servers, database: str, queue: str, home: Path) -> Asy
         await Slot(engine, role).create(queue)
         host, port = where.tcp or (normalise_url(url).host, normalise_url(url).port or 5432)
         by_tcp = f"postgresql://{role}:{password}@{host}:{port}/{database}"
-        yield Capture(role, by_tcp, home, debezium.java() or "java")
+        yield Capture(role, by_tcp, home, debezium.java())
     finally:
         await engine.dispose()
         await _drop_slot(admin, role)

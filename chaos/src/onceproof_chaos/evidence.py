@@ -16,6 +16,14 @@ import asyncpg
 
 from onceproof_chaos import jsonl
 
+OUTBOX: Final = """\
+SELECT id, key, type, attempts, last_error, message_id,
+       extract(epoch FROM created_at)::float8 AS created_at,
+       extract(epoch FROM coalesce(published_at, (
+           SELECT min(confirmed_at) FROM onceproof.outbox_slots AS slot
+           WHERE seq > slot.from_seq AND seq <= slot.confirmed_seq)))::float8 AS published_at
+  FROM onceproof.outbox"""
+"""The outbox; what went through a replication slot counts as published when that was confirmed."""
 PIPELINE_QUERIES: Final = {
     "orders": """\
 SELECT order_id, amount, currency, event_id, extract(epoch FROM created_at)::float8 AS created_at
@@ -33,13 +41,8 @@ SELECT consumer, event_id, extract(epoch FROM processed_at)::float8 AS processed
   FROM onceproof.inbox
  WHERE processed_at >= to_timestamp($1)
  ORDER BY processed_at, consumer, event_id""",
-    "outbox": """\
-SELECT id, key, type, attempts, last_error, message_id,
-       extract(epoch FROM created_at)::float8 AS created_at,
-       extract(epoch FROM coalesce(published_at, (
-           SELECT min(confirmed_at) FROM onceproof.outbox_slots AS slot
-           WHERE seq > slot.from_seq AND seq <= slot.confirmed_seq)))::float8 AS published_at
-  FROM onceproof.outbox
+    "outbox": f"""\
+{OUTBOX}
  WHERE created_at >= to_timestamp($1)
  ORDER BY seq""",
 }

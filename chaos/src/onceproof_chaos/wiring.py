@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from onceproof_chaos.backend import Role
-from onceproof_chaos.backend.process import CDC_MODULE
+from onceproof_chaos.backend.process import CDC_MODULE, MODULES
 from onceproof_chaos.environment import Stage
 from onceproof_chaos.ports import free_port
 from onceproof_chaos.runfolder import RunFolder
@@ -12,8 +12,7 @@ from onceproof_chaos.settings import CDC, CampaignSettings
 
 def modules(settings: CampaignSettings) -> dict[Role, str]:
     """Which module is run for each role."""
-    named = {role: f"onceproof_{role}" for role in Role}
-    return named | ({Role.RELAY: CDC_MODULE} if settings.relay == CDC else {})
+    return MODULES | ({Role.RELAY: CDC_MODULE} if settings.relay == CDC else {})
 
 
 def environments(

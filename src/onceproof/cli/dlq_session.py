@@ -189,8 +189,13 @@ def fail(text: str, code: Exit) -> typer.Exit:
     return typer.Exit(code)
 
 
-def run(work: Coroutine[Any, Any, T]) -> T:
-    """Run a command's work; what the caller can mend is an error message and exit code 2."""
+def run(work: Coroutine[Any, Any, T], *, stopped: str = "what was looked at is visible again") -> T:
+    """Run a command's work; what the caller can mend is an error message and exit code 2.
+
+    Args:
+        work: of the command.
+        stopped: what an interrupt leaves behind, in words.
+    """
     try:
         return asyncio.run(work)
     except OnceproofError as error:
@@ -198,7 +203,7 @@ def run(work: Coroutine[Any, Any, T]) -> T:
     except (typer.Exit, typer.Abort):
         raise
     except KeyboardInterrupt:
-        errors.print("stopped; what was looked at is visible again")
+        errors.print(f"stopped; {stopped}")
         raise typer.Exit(130) from None
     except Exception:  # noqa: BLE001 - the last line of defence of a command
         # 1 means that messages are left, so what broke here must not end with it.

@@ -2,22 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Mapping
-from contextlib import asynccontextmanager
+from collections.abc import AsyncGenerator, Callable, Mapping
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import asdict
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Final, Literal
 
 import typer
 
-from onceproof.cli.dlq_session import Exit, Json, errors, print_json, results, run, warn
+from onceproof.cli.dlq_session import Endpoint, Exit, Json, errors, print_json, results, run, warn
 from onceproof.cli.progress import progress_bars
 from onceproof.cli.schema import DatabaseUrl
 from onceproof.errors import ConfigurationError
 from onceproof.outbox.reconcile import Gap, Reconciled, Reconciler
 from onceproof.outbox.settings import RelaySettings
 from onceproof.outbox.slot import DEFAULT_SLOT, Slot, SlotState, SlotStatus
-from onceproof.ports import Publisher
 from onceproof.postgres import create_engine
+
+if TYPE_CHECKING:
+    from onceproof.service import Broker, BrokerSettings
 
 outbox_app = typer.Typer(
     help="The outbox read by change data capture: its replication slot, and a lost one.",
@@ -26,6 +28,7 @@ outbox_app = typer.Typer(
 slot_app = typer.Typer(help="Make the replication slot, and look at it.", no_args_is_help=True)
 outbox_app.add_typer(slot_app, name="slot")
 
+_REPEAT: Final = "the same command again goes on"
 Name = Annotated[str, typer.Option("--slot", help="Name of slot and publication.")]
 
 
@@ -48,7 +51,7 @@ def create_command(
     reader soon, and limit it with max_slot_wal_keep_size. Drop a slot that
     nobody will read: SELECT pg_drop_replication_slot('...').
     """
-    _show(run(_create(database_url, slot, destination)), as_json=as_json)
+    _show(run(_create(database_url, slot, destination), stopped=_REPEAT), as_json=as_json)
 
 
 @slot_app.command("status")
@@ -56,7 +59,7 @@ def status_command(
     database_url: DatabaseUrl, slot: Name = DEFAULT_SLOT, as_json: Json = False
 ) -> None:
     """Look at the slot. Exit code 0: it is there; 1: it is lost, never made, or not registered."""
-    status = run(_status(database_url, slot))
+    status = run(_status(database_url, slot), stopped=_REPEAT)
     _show(status, as_json=as_json)
     if status.state not in {SlotState.READ, SlotState.IDLE}:
         raise typer.Exit(Exit.LEFT)
@@ -69,15 +72,7 @@ def reconcile_command(
     broker: Annotated[
         Literal["sqs", "kafka"], typer.Option(envvar="ONCEPROOF_BROKER", help="Where to send.")
     ] = "sqs",
-    endpoint_url: Annotated[
-        str | None,
-        typer.Option(
-            "--endpoint-url",
-            envvar="ONCEPROOF_SQS_ENDPOINT_URL",
-            help="Of an SQS-compatible server.",
-            show_default="AWS",
-        ),
-    ] = None,
+    endpoint_url: Endpoint = None,
     region: Annotated[
         str, typer.Option("--region", envvar="ONCEPROOF_SQS_REGION", help="AWS region.")
     ] = "eu-central-1",
@@ -110,7 +105,10 @@ def reconcile_command(
         "sqs_region": region,
         "kafka_bootstrap": bootstrap,
     }
-    done = run(_reconcile(database_url, slot, where, dry_run=dry_run, give_up_s=give_up_s))
+    done = run(
+        _reconcile(database_url, slot, where, dry_run=dry_run, give_up_s=give_up_s),
+        stopped=_REPEAT,
+    )
     if as_json:
         print_json(_json(done))
     elif isinstance(done, Gap):
@@ -147,34 +145,44 @@ async def _reconcile(
     give_up_s: float,
 ) -> Gap | Reconciled:
     engine = create_engine(database_url, application_name="onceproof-outbox", pool_size=4)
-    system = "kafka" if where["broker"] == "kafka" else "aws_sqs"
     try:
-        reconciler = Reconciler(
-            engine, Slot(engine, name), settings=RelaySettings(system=system), give_up_s=give_up_s
-        )
-        gap = await reconciler.gap()
+        slot = Slot(engine, name)
+        gap = await Reconciler(engine, slot).gap()
         if dry_run:
             return gap
+        settings, connect_broker = _broker(database_url, where)
+        reconciler = Reconciler(
+            engine,
+            slot,
+            settings=RelaySettings(system=settings.messaging_system),
+            give_up_s=give_up_s,
+        )
         with progress_bars(errors) as bars:
             task = bars.add_task("sending", total=gap.rows, note="")
-            async with _broker(database_url, where) as broker:
+            async with connect_broker(settings) as broker:
                 return await reconciler.run(broker, lambda sent: bars.advance(task, sent))
     finally:
         await engine.dispose()
 
 
-@asynccontextmanager
-async def _broker(database_url: str, where: Mapping[str, str | None]) -> AsyncGenerator[Publisher]:
+def _broker(
+    database_url: str, where: Mapping[str, str | None]
+) -> tuple[BrokerSettings, Callable[[BrokerSettings], AbstractAsyncContextManager[Broker]]]:
     try:
         # Imported here: the other commands must need neither a broker's client nor settings.
+        from pydantic import ValidationError  # noqa: PLC0415
+
         from onceproof.service import BrokerSettings, connect_broker  # noqa: PLC0415
+        from onceproof.service.settings import explain  # noqa: PLC0415
     except ImportError as error:
         raise ConfigurationError(
             f"to send needs more: pip install 'onceproof[service,sqs,kafka]' ({error})"
         ) from error
     values: dict[str, Any] = {"database_url": database_url, **where}
-    async with connect_broker(BrokerSettings(**values)) as broker:
-        yield broker
+    try:
+        return BrokerSettings(**values), connect_broker
+    except ValidationError as error:
+        raise ConfigurationError(explain(error)) from None
 
 
 @asynccontextmanager

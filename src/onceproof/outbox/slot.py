@@ -14,7 +14,7 @@ reached the WAL's end of before, the reader has sent every row up to `complete`.
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 from typing import Final
 
@@ -72,6 +72,11 @@ class SlotStatus:
     safe_bytes: int | None = None
     why_lost: str = ""
     there: bool = False
+
+    @property
+    def usable(self) -> bool:
+        """Whether a reader finds there what was committed since it was made."""
+        return self.state in {SlotState.READ, SlotState.IDLE}
 
 
 class Slot:
@@ -145,8 +150,10 @@ class Slot:
     async def pending(self) -> tuple[int, float]:
         """Rows that are not known to be sent, and the age of the oldest of them in seconds."""
         with translated():
-            row = await self._connections.run(lambda c: c.fetchrow(statements.PENDING, self.name))
-        return int(row["pending"]), float(row["oldest_age_s"])
+            row = await self._connections.run(
+                lambda c: c.fetchrow(statements.UNSENT, self.name, True)
+            )
+        return int(row["rows"]), float(row["oldest_age_s"])
 
     async def delete_sent(self, *, older_than_s: float, batch_size: int = 1000) -> int:
         """Delete rows that were sent through the slot and are older than that; how many.
@@ -182,7 +189,7 @@ class Slot:
             raise ConfigurationError(
                 f"slot {self.name} is lost, and events with it: run onceproof outbox reconcile"
             )
-        if now.state in {SlotState.READ, SlotState.IDLE} and now.destination != destination:
+        if now.usable and now.destination != destination:
             raise ConfigurationError(
                 f"slot {self.name} is for {now.destination or 'all events'}, "
                 f"not for {destination or 'all'}: use another name"
@@ -219,7 +226,7 @@ class Slot:
 
     async def _advance(self, connection: Connection) -> SlotStatus:
         status = await self._status(connection)
-        if status.state not in {SlotState.READ, SlotState.IDLE}:
+        if not status.usable:
             self._fence = None
             return status
         await self._floor.now(connection, self._connections.opened)
@@ -232,7 +239,8 @@ class Slot:
             confirmed = await connection.fetchval(statements.CONFIRM, self.name, complete, wal_end)
             if confirmed is not None:
                 self._fence = None
-        return await self._status(connection)
+                return replace(status, confirmed_seq=confirmed)
+        return status
 
 
 def _state(*, registered: bool, there: bool, lost: bool, active: bool) -> SlotState:

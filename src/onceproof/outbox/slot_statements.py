@@ -74,12 +74,17 @@ CONFIRM: Final = """
     RETURNING o.confirmed_seq
 """
 
-# Rows that a slot has sent, marked like those of a relay: $1 slot, $2 batch size.
-SETTLE: Final = """
+# Rows of the slot's destination without a relay's mark. $1 slot.
+_UNMARKED: Final = """
+    onceproof.outbox AS row JOIN onceproof.outbox_slots AS o ON o.slot = $1
+    WHERE row.published_at IS NULL AND (o.destination IS NULL OR o.destination = row.destination)
+"""
+_SENT: Final = f"{_UNMARKED} AND row.seq > o.from_seq AND row.seq <= o.confirmed_seq"
+
+# Marked like those of a relay: $1 slot, $2 batch size.
+SETTLE: Final = f"""
     WITH sent AS MATERIALIZED (
-        SELECT row.ctid FROM onceproof.outbox AS row JOIN onceproof.outbox_slots AS o ON o.slot = $1
-        WHERE row.published_at IS NULL AND row.seq > o.from_seq AND row.seq <= o.confirmed_seq
-          AND (o.destination IS NULL OR o.destination = row.destination)
+        SELECT row.ctid FROM {_SENT}
         ORDER BY row.seq LIMIT $2
         FOR UPDATE OF row SKIP LOCKED
     ), settled AS (
@@ -87,45 +92,33 @@ SETTLE: Final = """
         WHERE ctid = ANY (ARRAY(SELECT ctid FROM sent)) RETURNING 1
     )
     SELECT count(*) FROM settled
-"""
-
-# Rows that nobody has sent and nobody will: $1 slot, $2 whether it is lost, with what it had not sent.
-_UNSENT: Final = """
-    onceproof.outbox AS row JOIN onceproof.outbox_slots AS o ON o.slot = $1
-    WHERE row.published_at IS NULL
-      AND (o.destination IS NULL OR o.destination = row.destination)
-      AND (row.seq <= o.from_seq OR ($2 AND row.seq > o.confirmed_seq))
-"""
-UNSENT: Final = f"SELECT count(*) AS rows, min(row.created_at) AS oldest FROM {_UNSENT}"  # noqa: S608
-
-# $3 from behind this seq, $4 batch size.
-NEXT_UNSENT: Final = f"""
-    SELECT row.seq FROM {_UNSENT} AND row.seq > $3 AND row.available_at <= clock_timestamp()
-    ORDER BY row.seq LIMIT $4
-"""  # noqa: S608
-
-# $1 slot.
-PENDING: Final = """
-    SELECT count(*) AS pending,
-           coalesce(extract(epoch FROM clock_timestamp() - min(row.created_at)), 0)::float8
-               AS oldest_age_s
-    FROM onceproof.outbox AS row JOIN onceproof.outbox_slots AS o ON o.slot = $1
-    WHERE row.published_at IS NULL AND (row.seq > o.confirmed_seq OR row.seq <= o.from_seq)
-      AND (o.destination IS NULL OR o.destination = row.destination)
-"""
+"""  # noqa: S608 - all of it is ours
 
 # $1 slot, $2 age in seconds, $3 from behind this seq, $4 batch size. Each batch goes on where the one
 # before ended, for the entries of deleted rows stay at the head of the index until vacuum.
-DELETE_SENT: Final = """
+DELETE_SENT: Final = f"""
     WITH old AS MATERIALIZED (
-        SELECT row.ctid FROM onceproof.outbox AS row JOIN onceproof.outbox_slots AS o ON o.slot = $1
-        WHERE row.published_at IS NULL AND row.seq > greatest(o.from_seq, $3::bigint)
-          AND row.seq <= o.confirmed_seq AND (o.destination IS NULL OR o.destination = row.destination)
-          AND row.created_at < clock_timestamp() - make_interval(secs => $2)
+        SELECT row.ctid FROM {_SENT}
+          AND row.seq > $3 AND row.created_at < clock_timestamp() - make_interval(secs => $2)
         ORDER BY row.seq LIMIT $4
         FOR UPDATE OF row SKIP LOCKED
     ), deleted AS (
         DELETE FROM onceproof.outbox WHERE ctid = ANY (ARRAY(SELECT ctid FROM old)) RETURNING seq
     )
     SELECT count(*) AS rows, max(seq) AS last_seq FROM deleted
-"""
+"""  # noqa: S608
+
+# Rows that nobody is known to have sent; without $2 only those that nobody will, whose slot is there.
+_UNSENT: Final = f"{_UNMARKED} AND (row.seq <= o.from_seq OR ($2 AND row.seq > o.confirmed_seq))"
+UNSENT: Final = f"""
+    SELECT count(*) AS rows, min(row.created_at) AS oldest,
+           coalesce(extract(epoch FROM clock_timestamp() - min(row.created_at)), 0)::float8
+               AS oldest_age_s
+    FROM {_UNSENT}
+"""  # noqa: S608
+
+# $3 from behind this seq, $4 batch size.
+NEXT_UNSENT: Final = f"""
+    SELECT row.seq FROM {_UNSENT} AND row.seq > $3 AND row.available_at <= clock_timestamp()
+    ORDER BY row.seq LIMIT $4
+"""  # noqa: S608

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import random
-from collections.abc import AsyncIterator, Coroutine
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
 from contextlib import asynccontextmanager
 from typing import Any, Final
 
@@ -74,6 +74,28 @@ async def watch_database(
             pause_s = interval_s
             health.ready(DATABASE)
         await asyncio.sleep(pause_s * random.uniform(0.8, 1.2))  # noqa: S311 - jitter
+
+
+async def clean_up(
+    delete: Callable[[], Awaitable[int]], *, every_s: float, what: str, jitter: float = 0.0
+) -> None:
+    """Delete what has been kept for long enough, again and again, until cancelled.
+
+    Args:
+        delete: deletes, and returns how many; a `TransientError` leaves them to the next round.
+        every_s: seconds between two rounds.
+        what: is deleted, for the log.
+        jitter: share by which a pause differs, up or down.
+    """
+    while True:
+        try:
+            deleted = await delete()
+        except TransientError as error:
+            logger.warning("%s not cleaned up, trying again later: %s", what, error)
+        else:
+            if deleted:
+                logger.info("%s: deleted %d", what, deleted)
+        await asyncio.sleep(every_s * random.uniform(1 - jitter, 1 + jitter))  # noqa: S311
 
 
 def _report(task: asyncio.Task[None]) -> None:

@@ -35,7 +35,8 @@ _HAS_API: Final = frozenset({Role.PRODUCER, Role.PROVIDER})
 _READY_TIMEOUT_S: Final = 60.0
 _STOP_TIMEOUT_S: Final = 10.0
 _POLL_S: Final = 0.02
-_MODULES: Final = {role: f"onceproof_{role}" for role in Role}
+MODULES: Final = {role: f"onceproof_{role}" for role in Role}
+"""Which is run for each role."""
 CDC_MODULE: Final = "onceproof_relay.cdc"
 """The relay where Debezium reads the outbox."""
 
@@ -43,7 +44,7 @@ _forkserver: Final = multiprocessing.get_context("forkserver")
 _forkserver.set_forkserver_preload(
     [
         "onceproof.cli",
-        *(f"{module}.__main__" for module in _MODULES.values()),
+        *(f"{module}.__main__" for module in MODULES.values()),
         f"{CDC_MODULE}.__main__",
         "onceproof_chaos.prove.service",
     ]
@@ -77,7 +78,7 @@ class ProcessBackend:
         logs: Path,
         http: aiohttp.ClientSession,
         *,
-        modules: Mapping[Role, str] = _MODULES,
+        modules: Mapping[Role, str] = MODULES,
     ) -> None:
         self._environment = environment
         self._logs = logs

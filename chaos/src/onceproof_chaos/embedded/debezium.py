@@ -7,11 +7,11 @@ import re
 import shutil
 import subprocess
 import sys
-import tempfile
 from pathlib import Path
 from typing import Final
 
 from onceproof.errors import ConfigurationError
+from onceproof_chaos.embedded import maven
 
 VERSION: Final = "3.6.0.Final"
 _JAVA: Final = 21
@@ -27,24 +27,9 @@ def installed() -> Path | None:
 
 def why_not() -> str | None:
     """Why no Debezium can be started here; None if it can, after a download where need be."""
-    if java() is None:
+    if _java() is None:
         return f"Java {_JAVA} or newer is not installed; JAVA_HOME may name one"
-    if installed() is None and shutil.which("mvn") is None:
-        return "Maven, which fetches it, is not installed"
-    return None
-
-
-def java() -> str | None:
-    """A Java that is new enough: JAVA_HOME's, the PATH's, or one of those that are installed."""
-    for candidate in _javas():
-        if os.access(candidate, os.X_OK):
-            told = subprocess.run(
-                [candidate, "-version"], capture_output=True, text=True, check=False
-            )
-            found = re.search(r'version "(\d+)', told.stderr + told.stdout)
-            if found and int(found[1]) >= _JAVA:
-                return candidate
-    return None
+    return maven.missing(_folder())
 
 
 def fetch() -> Path:
@@ -58,32 +43,43 @@ def fetch() -> Path:
         return folder
     if (reason := why_not()) is not None:
         raise ConfigurationError(f"Debezium Server needs Java {_JAVA} and Maven: {reason}")
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    # Made elsewhere and moved: a folder by that name is always complete.
-    with tempfile.TemporaryDirectory(dir=folder.parent) as temporary:
-        done = subprocess.run(
-            [  # noqa: S607 - Maven is where the PATH says
-                "mvn", "dependency:copy", "--quiet", "--batch-mode", f"-Dartifact={_ARTIFACT}",
-                f"-DoutputDirectory={temporary}",
-            ],
-            cwd=temporary, capture_output=True, text=True, timeout=_FETCH_S, check=False,
-        )  # fmt: skip
-        if done.returncode != 0:
-            tail = (done.stdout + done.stderr)[-2000:]
-            raise ConfigurationError(f"Maven could not fetch Debezium Server:\n{tail}")
-        unpacked = Path(temporary) / "unpacked"
-        unpacked.mkdir()
-        archive = Path(temporary) / f"debezium-server-dist-{VERSION}.tar.gz"
-        shutil.unpack_archive(archive, unpacked)
-        try:
-            next(unpacked.iterdir()).rename(folder)
-        except OSError:  # somebody else was faster
-            if not folder.is_dir():
-                raise
+    maven.fetch(
+        folder,
+        "Debezium Server",
+        lambda temporary: [
+            "dependency:copy", f"-Dartifact={_ARTIFACT}", f"-DoutputDirectory={temporary}",
+        ],
+        _unpacked,
+        timeout_s=_FETCH_S,
+    )  # fmt: skip
     return folder
 
 
+def java() -> str:
+    """A Java that is new enough.
+
+    Raises:
+        ConfigurationError: there is none.
+    """
+    if (found := _java()) is None:
+        raise ConfigurationError(f"Debezium Server cannot run: {why_not()}")
+    return found
+
+
+def _java() -> str | None:
+    for candidate in _javas():
+        if os.access(candidate, os.X_OK):
+            told = subprocess.run(
+                [candidate, "-version"], capture_output=True, text=True, check=False
+            )
+            found = re.search(r'version "(\d+)', told.stderr + told.stdout)
+            if found and int(found[1]) >= _JAVA:
+                return candidate
+    return None
+
+
 def _javas() -> list[str]:
+    """JAVA_HOME's, the PATH's, and those that are installed."""
     home = os.environ.get("JAVA_HOME")
     on_path = shutil.which("java")
     return [
@@ -93,9 +89,14 @@ def _javas() -> list[str]:
     ]
 
 
+def _unpacked(temporary: Path) -> Path:
+    folder = temporary / "unpacked"
+    shutil.unpack_archive(temporary / f"debezium-server-dist-{VERSION}.tar.gz", folder)
+    return next(folder.iterdir())
+
+
 def _folder() -> Path:
-    base = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    return base / "onceproof" / f"debezium-server-{VERSION}"
+    return maven.cached(f"debezium-server-{VERSION}")
 
 
 def main() -> None:

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Final
 from uuid import uuid4
 
+from onceproof.service.child import with_parent
 from onceproof_chaos.embedded import kafka_jars
 from onceproof_chaos.embedded.server import EmbeddedServer, spawn
 from onceproof_chaos.ports import free_port
@@ -48,13 +49,6 @@ _LOGGING: Final = """
 <Console name="C"><PatternLayout pattern="[%d] %p %m (%c)%n"/></Console></Appenders>
 <Loggers><Root level="WARN"><AppenderRef ref="C"/></Root></Loggers></Configuration>
 """
-_WITH_PARENT: Final = """
-exec 3<&0
-"$@" < /dev/null & broker=$!
-(cat <&3; kill -9 $broker) &
-wait $broker
-"""
-"""The broker ends when its stdin is closed, which the kernel does however the parent process ends."""
 
 
 class EmbeddedKafka(EmbeddedServer):
@@ -99,7 +93,7 @@ class EmbeddedKafka(EmbeddedServer):
                      f"--config={properties}"],
                     stdout=output, stderr=subprocess.STDOUT, check=True,
                 )  # fmt: skip
-            command = ["sh", "-c", _WITH_PARENT, "sh", *java, "kafka.Kafka", properties]
+            command = with_parent(*java, "kafka.Kafka", properties)
             self._process = process = spawn(command, output)
         self._until_up(
             process, self._serves, what="the embedded Kafka", log=log,

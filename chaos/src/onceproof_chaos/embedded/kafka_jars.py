@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import hashlib
-import os
 import shutil
-import subprocess
 import sys
-import tempfile
 from pathlib import Path
 from typing import Final
 
 from onceproof.errors import ConfigurationError
+from onceproof_chaos.embedded import maven
 
 POM: Final = Path(__file__).parent / "kafka_pom.xml"
 _FETCH_S: Final = 900.0
@@ -27,9 +25,7 @@ def why_not() -> str | None:
     """Why no Kafka can be started here; None if it can, after a download where need be."""
     if shutil.which("java") is None:
         return "java is not installed"
-    if installed() is None and shutil.which("mvn") is None:
-        return "Maven, which fetches its jars, is not installed"
-    return None
+    return maven.missing(_folder())
 
 
 def fetch() -> Path:
@@ -46,31 +42,21 @@ def fetch() -> Path:
             f"an embedded Kafka needs Java 17 and Maven: {reason}. "
             "Or name a running one: --kafka-bootstrap HOST:PORT"
         )
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    # Made elsewhere and moved: a folder by that name is always complete.
-    with tempfile.TemporaryDirectory(dir=folder.parent) as temporary:
-        jars = Path(temporary) / "libs"
-        done = subprocess.run(
-            [  # noqa: S607 - Maven is where the PATH says
-                "mvn", "--batch-mode", "--quiet", "--file", str(POM),
-                "dependency:copy-dependencies", f"-DoutputDirectory={jars}", "-DincludeScope=runtime",
-            ],
-            cwd=temporary, capture_output=True, text=True, timeout=_FETCH_S, check=False,
-        )  # fmt: skip
-        if done.returncode != 0:
-            tail = (done.stdout + done.stderr)[-2000:]
-            raise ConfigurationError(f"Maven could not fetch Kafka:\n{tail}")
-        try:
-            jars.rename(folder)
-        except OSError:  # somebody else was faster
-            if not folder.is_dir():
-                raise
+    maven.fetch(
+        folder,
+        "Kafka",
+        lambda temporary: [
+            "--file", str(POM), "dependency:copy-dependencies",
+            f"-DoutputDirectory={temporary / 'libs'}", "-DincludeScope=runtime",
+        ],
+        lambda temporary: temporary / "libs",
+        timeout_s=_FETCH_S,
+    )  # fmt: skip
     return folder
 
 
 def _folder() -> Path:
-    base = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    return base / "onceproof" / f"kafka-{hashlib.sha256(POM.read_bytes()).hexdigest()[:12]}"
+    return maven.cached(f"kafka-{hashlib.sha256(POM.read_bytes()).hexdigest()[:12]}")
 
 
 def main() -> None:

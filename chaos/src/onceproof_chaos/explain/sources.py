@@ -17,7 +17,7 @@ import asyncpg
 from onceproof.errors import ConfigurationError
 from onceproof_chaos import jsonl
 from onceproof_chaos.environment import asyncpg_url
-from onceproof_chaos.evidence import Evidence
+from onceproof_chaos.evidence import OUTBOX, Evidence
 from onceproof_chaos.explain.deliveries import deliveries_of
 from onceproof_chaos.explain.records import Records
 from onceproof_chaos.faultlog import FaultEvent
@@ -43,13 +43,7 @@ SELECT order_id, amount, currency, event_id, extract(epoch FROM created_at)::flo
 SELECT id, order_id, event_id, amount, currency, provider_charge_id, delivery_attempt,
        extract(epoch FROM created_at)::float8 AS created_at
   FROM charges WHERE order_id = $1 ORDER BY id""",
-    "outbox": """\
-SELECT id, key, type, attempts, last_error, message_id,
-       extract(epoch FROM created_at)::float8 AS created_at,
-       extract(epoch FROM coalesce(published_at, (
-           SELECT min(confirmed_at) FROM onceproof.outbox_slots AS slot
-           WHERE seq > slot.from_seq AND seq <= slot.confirmed_seq)))::float8 AS published_at
-  FROM onceproof.outbox WHERE key = $1 ORDER BY seq""",
+    "outbox": f"{OUTBOX} WHERE key = $1 ORDER BY seq",
 }
 _INBOX: Final = """\
 SELECT consumer, event_id, extract(epoch FROM processed_at)::float8 AS processed_at

@@ -2,19 +2,25 @@
 
 from __future__ import annotations
 
-import asyncio
 import logging
 import sys
 
 import aiohttp
-from sqlalchemy.ext.asyncio import AsyncEngine, async_sessionmaker
+from sqlalchemy.ext.asyncio import async_sessionmaker
 
 from onceproof.consumer import Consumer, ConsumerSettings
-from onceproof.errors import DedupWindowError, TransientError
+from onceproof.errors import DedupWindowError
 from onceproof.inbox import check_dedup_window, delete_processed
 from onceproof.ports import QueueInfo
 from onceproof.postgres import check, create_engine
-from onceproof.service import Runtime, alongside, connect_broker, run_service, watch_database
+from onceproof.service import (
+    Runtime,
+    alongside,
+    clean_up,
+    connect_broker,
+    run_service,
+    watch_database,
+)
 from onceproof_consumer.payment import Payments
 from onceproof_consumer.queue_watch import watch_queue
 from onceproof_consumer.settings import ConsumerServiceSettings
@@ -58,7 +64,13 @@ async def consume(runtime: Runtime[ConsumerServiceSettings]) -> None:
                 on_health=runtime.watch,
             )
             async with alongside(
-                _clean_up(engine, settings),
+                clean_up(
+                    lambda: delete_processed(
+                        engine, settings.consumer_name, older_than_s=settings.inbox_retention_s
+                    ),
+                    every_s=settings.inbox_cleanup_s,
+                    what="inbox",
+                ),
                 watch_database(engine, runtime.health),
                 watch_queue(
                     broker.subscriber,
@@ -120,20 +132,6 @@ def check_queue(queue: QueueInfo, settings: ConsumerServiceSettings) -> None:
             "queue and DLQ together plus that of the queue once more.",
             queue.name, settings.inbox_retention_s / 86400,
         )  # fmt: skip
-
-
-async def _clean_up(engine: AsyncEngine, settings: ConsumerServiceSettings) -> None:
-    while True:
-        try:
-            deleted = await delete_processed(
-                engine, settings.consumer_name, older_than_s=settings.inbox_retention_s
-            )
-        except TransientError as error:
-            logger.warning("inbox not cleaned up, trying again later: %s", error)
-        else:
-            if deleted:
-                logger.info("forgot %d events", deleted)
-        await asyncio.sleep(settings.inbox_cleanup_s)
 
 
 if __name__ == "__main__":

@@ -5,17 +5,25 @@ from __future__ import annotations
 import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from datetime import timedelta
 from typing import Final
 
 from sqlalchemy.ext.asyncio import AsyncEngine
 
+from onceproof.idempotency import delete_expired
 from onceproof.outbox import Waker
 from onceproof.postgres import Connections, check, create_engine
-from onceproof.service import Runtime, alongside, connect_broker, run_service, watch_database
+from onceproof.service import (
+    Runtime,
+    alongside,
+    clean_up,
+    connect_broker,
+    run_service,
+    watch_database,
+)
 from onceproof.service.asgi import serve
 from onceproof_producer.app import create_app
 from onceproof_producer.dual_write import DirectPublisher
-from onceproof_producer.expiry import expire_keys
 from onceproof_producer.orders import Orders
 from onceproof_producer.settings import ProducerSettings
 
@@ -35,7 +43,13 @@ async def run(runtime: Runtime[ProducerSettings]) -> None:
         await runtime.until_ready("database", lambda: check(engine, "onceproof", "producer"))
         duties = (
             watch_database(engine, runtime.health),
-            expire_keys(engine, settings.idempotency_retention_s, settings.idempotency_cleanup_s),
+            clean_up(
+                lambda: delete_expired(engine, timedelta(seconds=settings.idempotency_retention_s)),
+                every_s=settings.idempotency_cleanup_s,
+                what="expired idempotency keys",
+                # Several producers that started together must not delete together for ever.
+                jitter=0.2,
+            ),
         )
         connections = Connections(engine, size=settings.pool_size)
         async with (

@@ -9,13 +9,18 @@ import socket
 import sys
 import time
 
-from sqlalchemy.ext.asyncio import AsyncEngine
-
 from onceproof import metrics
 from onceproof.errors import TransientError
 from onceproof.outbox import Listener, OutboxStore, Relay, RelaySettings, delete_published
 from onceproof.postgres import check, create_engine
-from onceproof.service import Runtime, alongside, connect_broker, run_service, watch_database
+from onceproof.service import (
+    Runtime,
+    alongside,
+    clean_up,
+    connect_broker,
+    run_service,
+    watch_database,
+)
 from onceproof_relay.settings import RelayServiceSettings
 
 logger = logging.getLogger(__name__)
@@ -50,7 +55,11 @@ async def relay(runtime: Runtime[RelayServiceSettings]) -> None:
                 Listener(engine, wakeup).run(),
                 watch_database(engine, runtime.health),
                 _watch_backlog(store),
-                _clean_up(engine, settings),
+                clean_up(
+                    lambda: delete_published(engine, older_than_s=settings.retention_s),
+                    every_s=settings.cleanup_s,
+                    what="published rows",
+                ),
             ):
                 runtime.started()
                 await Relay(
@@ -84,18 +93,6 @@ async def _watch_backlog(store: OutboxStore) -> None:
             metrics.outbox_pending.set(pending)
             metrics.outbox_oldest_age.set(oldest_age_s)
         await asyncio.sleep(max(GAUGE_INTERVAL_S, _GAUGE_SHARE * (time.monotonic() - asked)))
-
-
-async def _clean_up(engine: AsyncEngine, settings: RelayServiceSettings) -> None:
-    while True:
-        try:
-            deleted = await delete_published(engine, older_than_s=settings.retention_s)
-        except TransientError as error:
-            logger.warning("published rows not cleaned up, trying again later: %s", error)
-        else:
-            if deleted:
-                logger.info("deleted %d published rows", deleted)
-        await asyncio.sleep(settings.cleanup_s)
 
 
 if __name__ == "__main__":

@@ -2,26 +2,30 @@
 
 from __future__ import annotations
 
-import asyncio
-import logging
 import random
 import sys
+from functools import partial
 
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from onceproof.errors import ConfigurationError, TransientError
 from onceproof.outbox import delete_published
 from onceproof.outbox.dispatch import Dispatcher
-from onceproof.outbox.slot import Slot, SlotState
+from onceproof.outbox.slot import Slot
 from onceproof.postgres import check, create_engine
-from onceproof.service import Runtime, alongside, connect_broker, run_service, watch_database
+from onceproof.service import (
+    Runtime,
+    alongside,
+    clean_up,
+    connect_broker,
+    run_service,
+    watch_database,
+)
 from onceproof.service.asgi import serve
 from onceproof_relay.cdc.door import Door
 from onceproof_relay.cdc.server import keep_running
 from onceproof_relay.cdc.settings import CdcSettings
 from onceproof_relay.cdc.watch import watch, why_unusable
-
-logger = logging.getLogger(__name__)
 
 
 def main() -> int:
@@ -59,7 +63,14 @@ async def relay(runtime: Runtime[CdcSettings]) -> None:
                 ),
                 watch(slot, settings.watch_s, settings.idle_grace_s, runtime.watch),
                 watch_database(engine, runtime.health),
-                _clean_up(engine, settings),
+                clean_up(
+                    # With a connection of its own: the watch keeps the other slot's.
+                    partial(
+                        _delete_sent, engine, Slot(engine, settings.slot), settings.retention_s
+                    ),
+                    every_s=settings.cleanup_s,
+                    what="sent rows",
+                ),
                 *([keep_running(settings, runtime.stop)] if settings.debezium_home else []),
             ):  # fmt: skip
                 runtime.started()
@@ -68,24 +79,16 @@ async def relay(runtime: Runtime[CdcSettings]) -> None:
         await engine.dispose()
 
 
-async def _clean_up(engine: AsyncEngine, settings: CdcSettings) -> None:
-    slot = Slot(engine, settings.slot)
-    while True:
-        try:
-            deleted = await slot.delete_sent(older_than_s=settings.retention_s)
-            # Those that a polling relay or a reconciliation has sent.
-            deleted += await delete_published(engine, older_than_s=settings.retention_s)
-        except TransientError as error:
-            logger.warning("sent rows not cleaned up, trying again later: %s", error)
-        else:
-            if deleted:
-                logger.info("deleted %d rows that were sent", deleted)
-        await asyncio.sleep(settings.cleanup_s)
+async def _delete_sent(engine: AsyncEngine, slot: Slot, older_than_s: float) -> int:
+    return await slot.delete_sent(older_than_s=older_than_s) + await delete_published(
+        engine,
+        older_than_s=older_than_s,  # those that a polling relay or a reconciliation has sent
+    )
 
 
 async def _is_there(slot: Slot) -> None:
     status = await slot.status()
-    if status.state not in {SlotState.READ, SlotState.IDLE}:
+    if not status.usable:
         raise TransientError(why_unusable(status) or "")
 
 

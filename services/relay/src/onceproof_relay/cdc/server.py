@@ -13,18 +13,12 @@ from typing import Any, Final
 from sqlalchemy.engine import make_url
 
 from onceproof.errors import ConfigurationError
+from onceproof.service.child import with_parent
 from onceproof_relay.cdc.properties import PASSWORD_VARIABLE, as_text, properties
 from onceproof_relay.cdc.settings import CdcSettings
 
 logger = logging.getLogger(__name__)
 
-# It ends when its stdin is closed, which the kernel does however this process ends.
-_WITH_PARENT: Final = """
-exec 3<&0
-"$@" < /dev/null & server=$!
-(cat <&3 > /dev/null; kill -9 $server 2>/dev/null) &
-wait $server
-"""
 _JAVA: Final = ("-Xmx256m", "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1",
                 "--add-opens=java.base/java.lang=ALL-UNNAMED")  # fmt: skip
 _STOP_S: Final = 10.0
@@ -47,7 +41,7 @@ async def keep_running(settings: CdcSettings, stop: asyncio.Event) -> None:
     command = _command(settings)
     while not stop.is_set():
         process = await asyncio.create_subprocess_exec(
-            "sh", "-c", _WITH_PARENT, "sh", *command,
+            *with_parent(*command),
             cwd=settings.debezium_directory,
             env=_environment(settings),
             stdin=asyncio.subprocess.PIPE,
