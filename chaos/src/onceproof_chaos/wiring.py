@@ -24,7 +24,6 @@ def environments(
         "ONCEPROOF_DATABASE_URL": place.database_url,
         "ONCEPROOF_VARIANT": settings.variant,
         "ONCEPROOF_SPANS_FILE": str(run.spans_path),
-        "ONCEPROOF_SQS_REGION": place.servers.region,
         "ONCEPROOF_QUEUE": place.queue,
         "ONCEPROOF_LOG_LEVEL": "INFO",
     }
@@ -36,8 +35,10 @@ def environments(
             "ONCEPROOF_KAFKA_SESSION_S": str(settings.visibility_s),
             "ONCEPROOF_KAFKA_MAX_DELIVERIES": str(settings.max_receive_count),
         }
-    elif place.servers.sqs_endpoint is not None:
-        shared["ONCEPROOF_SQS_ENDPOINT_URL"] = place.servers.sqs_endpoint
+    else:
+        shared["ONCEPROOF_SQS_REGION"] = place.servers.region
+        if place.servers.sqs_endpoint is not None:
+            shared["ONCEPROOF_SQS_ENDPOINT_URL"] = place.servers.sqs_endpoint
     visibility_s = settings.visibility_s
     stage = shared | {
         "ONCEPROOF_TARGET": place.requests or "",

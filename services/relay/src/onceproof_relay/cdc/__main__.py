@@ -8,7 +8,7 @@ from functools import partial
 
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from onceproof.errors import ConfigurationError, TransientError
+from onceproof.errors import TransientError
 from onceproof.outbox import delete_published
 from onceproof.outbox.dispatch import Dispatcher
 from onceproof.outbox.slot import Slot
@@ -36,8 +36,6 @@ def main() -> int:
 async def relay(runtime: Runtime[CdcSettings]) -> None:
     """Stand beside Debezium until asked to stop."""
     settings = runtime.settings
-    if settings.broker != "sqs":
-        raise ConfigurationError("change data capture goes to SQS only: set ONCEPROOF_BROKER=sqs")
     engine = create_engine(
         settings.database_url.get_secret_value(), application_name="onceproof-relay", pool_size=4
     )
