@@ -1,12 +1,11 @@
-"""The door that Debezium sends to: both protocols, heartbeats, drops, and what is no event."""
+"""The door that Debezium sends to: batches, order, heartbeats, drops, and what is no event."""
 
 from __future__ import annotations
 
-import hashlib
 import json
 import random
+from base64 import b64encode
 from pathlib import Path
-from urllib.parse import urlencode
 
 import pytest
 from starlette.requests import Request
@@ -22,13 +21,13 @@ from onceproof.crashpoints import (
 )
 from onceproof.events import Event
 from onceproof.outbox.dispatch import Dispatcher
-from onceproof_relay.cdc.door import Door
+from onceproof_relay.cdc.door import HEARTBEATS, Door
 from onceproof_relay.cdc.properties import as_text, properties
 from onceproof_relay.cdc.settings import CdcSettings
 
 EVENT = Event(type="order.placed", data={"amount": 1}, key="o-1")
 TEXT = EVENT.encode().decode()
-JSON = {"x-amz-target": "AmazonSQS.SendMessage"}
+TARGET = {"x-amz-target": "Kinesis_20131202.PutRecords"}
 
 
 class Rig:
@@ -37,13 +36,20 @@ class Rig:
         self.broker.create_queue("orders")
         self.health: list[tuple[str, str | None]] = []
         dispatcher = Dispatcher(self.broker, "aws_sqs", 0, 0, random.Random(1))
-        self.door = Door(dispatcher, "orders", lambda *told: self.health.append(told))
+        self.door = Door(dispatcher, lambda *told: self.health.append(told))
 
-    async def form(self, text: str, action: str = "SendMessage") -> tuple[int, str]:
-        return await self.ask({}, urlencode({"Action": action, "MessageBody": text}))
-
-    async def json(self, text: str) -> tuple[int, str]:
-        return await self.ask(JSON, json.dumps({"QueueUrl": "q", "MessageBody": text}))
+    async def put(self, *texts: str, stream: str = "orders") -> list[str | None]:
+        """Why each record was not sent, or None, as Debezium's client reads the answer."""
+        records = [{"Data": b64encode(text.encode()).decode()} for text in texts]
+        status, answer = await self.ask(
+            TARGET, json.dumps({"StreamName": stream, "Records": records})
+        )
+        assert status == 200
+        told = json.loads(answer)
+        errors = [record.get("ErrorMessage") for record in told["Records"]]
+        assert told["FailedRecordCount"] == len(texts) - errors.count(None)
+        assert all(("ErrorCode" in record) != ("ShardId" in record) for record in told["Records"])
+        return errors
 
     async def ask(self, headers: dict[str, str], body: str) -> tuple[int, str]:
         scope: Scope = {
@@ -68,56 +74,63 @@ def rig() -> Rig:
     return Rig()
 
 
-async def test_the_same_bytes_by_either_protocol(rig: Rig) -> None:
-    digest = hashlib.md5(TEXT.encode(), usedforsecurity=False).hexdigest()
-    status, answer = await rig.form(TEXT)
-    assert status == 200
-    assert f"<MD5OfMessageBody>{digest}</MD5OfMessageBody>" in answer
-    status, answer = await rig.json(TEXT)
-    assert status == 200
-    assert json.loads(answer)["MD5OfMessageBody"] == digest
-    assert await rig.bodies() == [TEXT, TEXT]
-    assert rig.health == [("broker", None)] * 2
+def event(order: str) -> Event:
+    return Event(type="order.placed", data={"amount": 1}, key=order)
+
+
+async def test_a_batch_goes_out_with_the_same_bytes(rig: Rig) -> None:
+    texts = [event(f"o-{number}").encode().decode() for number in range(3)]
+    assert await rig.put(*texts) == [None] * 3
+    assert await rig.bodies() == texts
+    assert rig.health == [("broker", None)]
 
 
 async def test_a_heartbeat_is_confirmed_and_goes_nowhere(rig: Rig) -> None:
-    for status, _ in (await rig.form("Struct{ts_ms=1}"), await rig.json("Struct{ts_ms=1}")):
-        assert status == 200
+    assert await rig.put("Struct{ts_ms=1}", stream=f"{HEARTBEATS}.onceproof") == [None]
     assert await rig.bodies() == []
+    assert rig.health == []  # it says nothing about the broker
 
 
 async def test_what_is_no_event_is_sent_for_the_consumer_to_refuse(rig: Rig) -> None:
-    assert (await rig.form("Struct{id=1}"))[0] == 200
-    assert await rig.bodies() == ["Struct{id=1}"]
+    assert await rig.put("Struct{id=1}", TEXT) == [None, None]
+    assert await rig.bodies() == ["Struct{id=1}", TEXT]
 
 
 @pytest.mark.parametrize(
     ("headers", "body"),
     [
-        ({}, "Action=DeleteMessage&MessageBody=x"),
-        ({}, "MessageBody=x"),
-        ({"x-amz-target": "AmazonSQS.DeleteQueue"}, '{"MessageBody": "x"}'),
-        (JSON, "[]"),
-        (JSON, "{"),
-        (JSON, '{"MessageBody": 1}'),
+        ({}, '{"StreamName": "orders", "Records": []}'),
+        ({"x-amz-target": "Kinesis_20131202.PutRecord"}, '{"StreamName": "s", "Records": []}'),
+        (TARGET, "[]"),
+        (TARGET, "{"),
+        (TARGET, '{"StreamName": "orders", "Records": 1}'),
+        (TARGET, '{"StreamName": "orders", "Records": [{"Data": "no base64"}]}'),
+        (TARGET, '{"Records": []}'),
     ],
 )
-async def test_anything_else_is_refused_for_good(
-    rig: Rig, headers: dict[str, str], body: str
-) -> None:
+async def test_anything_else_is_refused(rig: Rig, headers: dict[str, str], body: str) -> None:
     status, answer = await rig.ask(headers, body)
     assert status == 400
-    assert "InvalidAction" in answer
+    assert "CBOR_ENABLED=false" in answer
     assert await rig.bodies() == []
 
 
-async def test_a_broker_that_takes_nothing_is_a_503_and_told(rig: Rig) -> None:
+async def test_a_broker_that_takes_nothing_is_told(rig: Rig) -> None:
     rig.broker.fail_next_send([EVENT.id], "throttled <&>")
-    status, answer = await rig.form(TEXT)
-    assert status == 503
-    assert "throttled &lt;&amp;&gt;" in answer
+    assert await rig.put(TEXT) == ["throttled <&>"]
     assert rig.health == [("broker", "throttled <&>")]
     assert await rig.bodies() == []
+
+
+async def test_one_failed_event_of_a_batch_holds_back_those_of_its_key(rig: Rig) -> None:
+    first, second, third, other = event("o-1"), event("o-1"), event("o-1"), event("o-2")
+    texts = [each.encode().decode() for each in (first, other, second, third)]
+    rig.broker.fail_next_send([second.id], "throttled")
+    behind = "an event of its key before it was not sent: throttled"
+    assert await rig.put(*texts) == [None, None, "throttled", behind]
+    assert rig.health == [("broker", None)]  # it took something
+    assert await rig.put(*texts[2:]) == [None, None]
+    assert await rig.bodies() == [texts[0], texts[1], texts[2], texts[3]]
 
 
 @pytest.mark.parametrize(
@@ -126,10 +139,13 @@ async def test_a_broker_that_takes_nothing_is_a_503_and_told(rig: Rig) -> None:
 async def test_it_passes_the_crash_points_of_a_relay(rig: Rig, point: str, sent: list[str]) -> None:
     fault = Armed(f"drop-{point}", point, Action.DROP, frozenset({"o-1"}))
     crash_points.arm([fault])
+    other = event("o-2").encode().decode()
     try:
-        assert (await rig.form(TEXT))[0] == 503
-        assert await rig.bodies() == sent
-        assert (await rig.form(TEXT))[0] == 200  # it fires once
+        errors = await rig.put(TEXT, other)
+        assert errors[0] is not None
+        assert errors[1] is None
+        assert set(await rig.bodies()) == {*sent, other}
+        assert await rig.put(TEXT) == [None]  # it fires once
     finally:
         crash_points.disarm()
 
@@ -152,4 +168,5 @@ def test_the_configuration_holds_no_password_and_the_guard(tmp_path: Path) -> No
     assert lines["debezium.source.database.user"] == "reader"
     assert "require_slot('shop_outbox')" in lines["debezium.source.database.initial.statements"]
     assert "\n" not in "".join(lines.values())
+    assert r"replacement=\\${routedByValue}" in text
     assert "secret" not in json.dumps(settings.printable())

@@ -53,7 +53,7 @@ async def relay(runtime: Runtime[CdcSettings]) -> None:
                 0.0,
                 random.Random(),  # noqa: S311
             )
-            door = Door(dispatcher, settings.queue, runtime.watch)
+            door = Door(dispatcher, runtime.watch)
             async with alongside(
                 serve(
                     door.app(), settings.door_host, settings.door_port, runtime.stop,

@@ -1,19 +1,20 @@
-"""The door: takes Debezium's SendMessage requests and sends the events with our own client.
+"""The door: takes Debezium's batches and sends the events with our own client.
 
-Debezium's sink for SQS sends its heartbeats to the queue as well, where each would end in the DLQ as
-malformed, and gives no trace of what it sent. Here a heartbeat is answered and goes nowhere, and an
-event goes the way of the polling relay: crash points, span, the publisher's checks, metrics.
+Debezium's sinks send their heartbeats like events, where each would end in the DLQ as malformed; they
+tell no trace of what they sent; and the one for SQS sends a message at a time. Here a heartbeat is
+confirmed and goes nowhere, and events go the way of the polling relay: in the broker's batches, with
+crash points, span, the publisher's checks, metrics.
 
-It listens for Debezium beside it only and checks no signature: who reaches it can send to the queue.
+It listens for Debezium beside it only and checks no signature: who reaches it can send to the broker.
 """
 
 from __future__ import annotations
 
 import logging
-from collections import OrderedDict
+from collections import Counter, OrderedDict
+from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime
 from typing import Final
-from uuid import uuid4
 
 from starlette.applications import Starlette
 from starlette.requests import Request
@@ -26,32 +27,29 @@ from onceproof.events import Event
 from onceproof.outbox.dispatch import Dispatcher
 from onceproof.outbox.store import OutboxRow
 from onceproof.ports import HealthListener
-from onceproof_relay.cdc.wire import accepted, message_of, refused
+from onceproof_relay.cdc.wire import answered, put_of, refused
 
 logger = logging.getLogger(__name__)
 
-_HEARTBEAT: Final = "Struct{ts_ms="
-"""How a heartbeat record looks as a plain string; no event does, which is a JSON object."""
+HEARTBEATS: Final = "__debezium-heartbeat"
+"""How the stream of heartbeats begins; no queue or topic is called like that."""
 _REMEMBERED: Final = 10_000
 
 
 class Door:
-    """An endpoint that knows one operation of SQS.
+    """An endpoint that knows one operation of Kinesis; a stream there is a queue or topic here.
 
     Args:
         dispatcher: sends.
-        destination: queue or topic.
         on_health: told why the broker takes nothing (`broker`, reason), and None when it does.
     """
 
     def __init__(
         self,
         dispatcher: Dispatcher,
-        destination: str,
         on_health: HealthListener = lambda _dependency, _reason: None,
     ) -> None:
         self._dispatcher = dispatcher
-        self._destination = destination
         self._on_health = on_health
         self._sends: OrderedDict[str, int] = OrderedDict()
 
@@ -60,22 +58,38 @@ class Door:
         return Starlette(routes=[Route("/{path:path}", self.answer, methods=["POST"])])
 
     async def answer(self, request: Request) -> Response:
-        """Send what a request holds. 503 makes Debezium's client send it again."""
-        headers = request.headers
-        text = message_of(headers, await request.body())
-        if text is None:
-            return refused(headers, 400, "InvalidAction", "only SendMessage is known here")
-        if text.startswith(_HEARTBEAT):
-            return accepted(headers, text, str(uuid4()))
-        result = (await self._dispatcher.publish([self._row(text)]))[0]
-        self._on_health("broker", result.error)
-        if result.error is not None:
-            metrics.publish_failures.inc()
-            return refused(headers, 503, "ServiceUnavailable", result.error)
-        metrics.published.inc()
-        return accepted(headers, text, result.message_id or "")
+        """Send what a request holds; Debezium puts again what the answer says was not sent."""
+        put = put_of(request.headers, await request.body())
+        if put is None:
+            return refused("only PutRecords as JSON is known here: set CBOR_ENABLED=false")
+        if put.stream.startswith(HEARTBEATS):
+            return answered([None] * len(put.texts))
+        return answered(await self._send([self._row(put.stream, text) for text in put.texts]))
 
-    def _row(self, text: str) -> OutboxRow:
+    async def _send(self, rows: Sequence[OutboxRow]) -> list[str | None]:
+        """Send them, each key's in their order; for each None, or why it was not sent."""
+        errors: list[str | None] = [None] * len(rows)
+        behind: dict[str, str] = {}
+        for turn in _turns(rows):
+            ready = []
+            for at in turn:
+                errors[at] = behind.get(rows[at].key or "")
+                if errors[at] is None:
+                    ready.append(at)
+            results = await self._dispatcher.publish([rows[at] for at in ready])
+            by_event = {result.row.id: result.error for result in results}
+            for at in ready:
+                row = rows[at]
+                errors[at] = error = by_event[row.id]
+                if error is not None and row.key:
+                    behind[row.key] = f"an event of its key before it was not sent: {error}"
+        failed = [error for error in errors if error is not None]
+        self._on_health("broker", failed[0] if len(failed) == len(rows) else None)
+        metrics.publish_failures.inc(len(failed))
+        metrics.published.inc(len(rows) - len(failed))
+        return errors
+
+    def _row(self, destination: str, text: str) -> OutboxRow:
         try:
             event = Event.decode(text.encode())
         except MalformedEventError as error:
@@ -85,7 +99,7 @@ class Door:
         return OutboxRow(
             id=event.id,
             seq=0,
-            destination=self._destination,
+            destination=destination,
             key=event.key,
             payload=text,
             traceparent=event.traceparent,
@@ -100,3 +114,17 @@ class Door:
         if len(self._sends) > _REMEMBERED:
             self._sends.popitem(last=False)
         return attempt
+
+
+def _turns(rows: Sequence[OutboxRow]) -> Iterator[list[int]]:
+    """Places of rows in turns that have no key twice, each key's in their order."""
+    turns: list[list[int]] = []
+    so_far: Counter[str] = Counter()
+    for at, row in enumerate(rows):
+        turn = so_far[row.key] if row.key else 0
+        if row.key:
+            so_far[row.key] += 1
+        if turn == len(turns):
+            turns.append([])
+        turns[turn].append(at)
+    yield from turns

@@ -6,22 +6,27 @@ from typing import Final
 
 from sqlalchemy.engine import make_url
 
+from onceproof_relay.cdc.door import HEARTBEATS
 from onceproof_relay.cdc.settings import CdcSettings
 
 PASSWORD_VARIABLE: Final = "DEBEZIUM_SOURCE_DATABASE_PASSWORD"  # noqa: S105 - a name
 _TOPIC_PREFIX: Final = "onceproof"
 _MESSAGE_PREFIX: Final = "onceproof-heartbeat"
+_MOST_RECORDS: Final = 500
+"""Of a PutRecords."""
 
 
 def properties(settings: CdcSettings) -> dict[str, str]:
     """Everything but the database password, which comes by `PASSWORD_VARIABLE`."""
     url = make_url(settings.cdc_database_url.get_secret_value())
-    door = f"http://{settings.door_host}:{settings.door_port}"
     return {
-        "debezium.sink.type": "sqs",
-        "debezium.sink.sqs.region": settings.sqs_region,
-        "debezium.sink.sqs.endpoint": door,
-        "debezium.sink.sqs.queue.url": f"{door}/{settings.queue}",
+        # Its sink for SQS sends one message a request; this one sends batches. They go to the door.
+        "debezium.sink.type": "kinesis",
+        "debezium.sink.kinesis.region": settings.sqs_region,
+        "debezium.sink.kinesis.endpoint": f"http://{settings.door_host}:{settings.door_port}",
+        "debezium.sink.kinesis.batch.size": str(min(settings.batch_size, _MOST_RECORDS)),
+        # Each second. It would give up after five and end.
+        "debezium.sink.kinesis.default.retries": str(2**31 - 1),
         "debezium.source.connector.class": "io.debezium.connector.postgresql.PostgresConnector",
         "debezium.source.database.hostname": url.host or "127.0.0.1",
         "debezium.source.database.port": str(url.port or 5432),
@@ -53,6 +58,7 @@ def properties(settings: CdcSettings) -> dict[str, str]:
             f"SELECT pg_logical_emit_message(false, '{_MESSAGE_PREFIX}', '')",
         "debezium.source.message.prefix.exclude.list": _MESSAGE_PREFIX,
         "debezium.source.poll.interval.ms": _ms(settings.poll_s),
+        "debezium.source.topic.heartbeat.prefix": HEARTBEATS,
         # The position is confirmed between batches only, and a crash sends all since then again.
         "debezium.source.max.batch.size": str(settings.batch_size),
         "debezium.source.max.queue.size": str(4 * settings.batch_size),
@@ -60,6 +66,8 @@ def properties(settings: CdcSettings) -> dict[str, str]:
         "debezium.transforms.outbox.type": "io.debezium.transforms.outbox.EventRouter",
         "debezium.transforms.outbox.table.field.event.key": "key",
         "debezium.transforms.outbox.route.by.field": "destination",
+        # The stream's name is the queue's or topic's. With \\ before it, or it is taken for a setting.
+        "debezium.transforms.outbox.route.topic.replacement": r"\\${routedByValue}",
         # The payload as it is: it is the event's JSON already.
         "debezium.format.value": "simplestring",
         "debezium.format.key": "simplestring",

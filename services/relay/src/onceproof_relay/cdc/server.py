@@ -76,6 +76,8 @@ def _environment(settings: CdcSettings) -> dict[str, str]:
         # The door checks none, and the client insists on some.
         "AWS_ACCESS_KEY_ID": "door",
         "AWS_SECRET_ACCESS_KEY": "door",
+        # Or its client speaks a binary protocol that the door does not know.
+        "CBOR_ENABLED": "false",
         # Its Kubernetes client reads a kubeconfig where it finds one, and lacks the parser for it.
         "KUBERNETES_AUTH_TRYKUBECONFIG": "false",
     }

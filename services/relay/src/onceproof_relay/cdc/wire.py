@@ -1,66 +1,62 @@
-"""The one operation of SQS that Debezium uses, in the two protocols that Amazon's clients speak.
+"""The one operation of Kinesis that Debezium uses: PutRecords, as JSON.
 
-Debezium 3.6 brings a client from 2020, which sends forms and wants XML; newer ones send JSON.
+Its sink for Kinesis is the one among those that need nothing but HTTP which sends batches, and sends
+again what of a batch was refused.
 """
 
 from __future__ import annotations
 
-import hashlib
+import base64
+import binascii
 import json
-from collections.abc import Mapping
-from typing import Final
-from urllib.parse import parse_qs
-from uuid import uuid4
-from xml.sax.saxutils import escape
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Final
 
 from starlette.responses import Response
 
-_TARGET: Final = "AmazonSQS.SendMessage"
-_ACCEPTED: Final = (
-    '<SendMessageResponse xmlns="http://queue.amazonaws.com/doc/2012-11-05/"><SendMessageResult>'
-    "<MessageId>{id}</MessageId><MD5OfMessageBody>{digest}</MD5OfMessageBody></SendMessageResult>"
-    "<ResponseMetadata><RequestId>{request}</RequestId></ResponseMetadata></SendMessageResponse>"
-)
-_REFUSED: Final = (
-    "<ErrorResponse><Error><Type>{type}</Type><Code>{code}</Code><Message>{message}</Message></Error>"
-    "<RequestId>{request}</RequestId></ErrorResponse>"
-)
+_PUT_RECORDS: Final = "Kinesis_20131202.PutRecords"
+_JSON: Final = "application/x-amz-json-1.1"
+_SHARD: Final = "outbox"
+"""The client wants one in each answer, and does nothing with it."""
 
 
-def message_of(headers: Mapping[str, str], body: bytes) -> str | None:
-    """The body of the message that a request sends; None: it is no SendMessage."""
-    if target := headers.get("x-amz-target"):
-        try:
-            text = json.loads(body)["MessageBody"] if target == _TARGET else None
-        except (ValueError, TypeError, KeyError):
-            return None
-        return text if isinstance(text, str) else None
-    form = parse_qs(body.decode(errors="replace"), keep_blank_values=True)
-    if form.get("Action") != ["SendMessage"]:
+@dataclass(frozen=True, slots=True)
+class Put:
+    """What a request holds: the stream that it is for, and the records' texts in their order."""
+
+    stream: str
+    texts: Sequence[str]
+
+
+def put_of(headers: Mapping[str, str], body: bytes) -> Put | None:
+    """What a request puts; None: it is no PutRecords, or none that can be read."""
+    if headers.get("x-amz-target") != _PUT_RECORDS:
         return None
-    return form.get("MessageBody", [None])[0]
+    try:
+        asked: dict[str, Any] = json.loads(body)
+        data = [base64.b64decode(record["Data"], validate=True) for record in asked["Records"]]
+        return Put(str(asked["StreamName"]), [one.decode(errors="replace") for one in data])
+    except (ValueError, TypeError, KeyError, binascii.Error):
+        return None
 
 
-def accepted(headers: Mapping[str, str], text: str, message_id: str) -> Response:
-    """The answer to a message that was sent. The client compares the digest with its own."""
-    digest = hashlib.md5(text.encode(), usedforsecurity=False).hexdigest()
-    if "x-amz-target" in headers:
-        return _json(200, {"MessageId": message_id, "MD5OfMessageBody": digest})
-    return _xml(200, _ACCEPTED.format(id=escape(message_id), digest=digest, request=uuid4()))
+def answered(errors: Sequence[str | None]) -> Response:
+    """The answer to a put: for each record None, or why it was not sent and is to come again."""
+    records = [
+        {"SequenceNumber": str(number), "ShardId": _SHARD}
+        if error is None
+        else {"ErrorCode": "InternalFailure", "ErrorMessage": error}
+        for number, error in enumerate(errors)
+    ]
+    failed = len(errors) - errors.count(None)
+    return _json(200, {"FailedRecordCount": failed, "Records": records})
 
 
-def refused(headers: Mapping[str, str], status: int, code: str, message: str) -> Response:
-    """The answer to one that was not. From 500 on, the client tries again."""
-    if "x-amz-target" in headers:
-        return _json(status, {"__type": f"com.amazonaws.sqs#{code}", "message": message})
-    fault = "Receiver" if status >= 500 else "Sender"
-    error = _REFUSED.format(type=fault, code=code, message=escape(message), request=uuid4())
-    return _xml(status, error)
+def refused(message: str) -> Response:
+    """The answer to what is not known here."""
+    return _json(400, {"__type": "UnknownOperationException", "message": message})
 
 
-def _json(status: int, body: Mapping[str, str]) -> Response:
-    return Response(json.dumps(body), status, media_type="application/x-amz-json-1.0")
-
-
-def _xml(status: int, body: str) -> Response:
-    return Response(f'<?xml version="1.0"?>{body}', status, media_type="text/xml")
+def _json(status: int, body: Mapping[str, object]) -> Response:
+    return Response(json.dumps(body), status, media_type=_JSON)
