@@ -93,6 +93,9 @@ def main_command(
     inbox_rows: Annotated[
         int, typer.Option(min=1000, help="Rows of a large inbox; 0.3 kB of disk each.")
     ] = Sizes.inbox_rows,
+    burst: Annotated[
+        int, typer.Option(min=1000, help="Orders of a burst, for change data capture.")
+    ] = Sizes.burst,
     database_url: Annotated[
         str | None,
         typer.Option(envvar="ONCEPROOF_BENCH_DATABASE_URL", help="Default: an embedded Postgres."),
@@ -109,7 +112,7 @@ def main_command(
     """Filled in below."""
     if quick:
         repeats, seconds = min(repeats, 2), 1
-    known = contests(Sizes(memory_messages, outbox_rows, inbox_rows))
+    known = contests(Sizes(memory_messages, outbox_rows, inbox_rows, burst))
     chosen = [each for each in known if not only or any(part in each.name for part in only)]
     if not chosen:
         names = ", ".join(each.name for each in known)

@@ -7,6 +7,7 @@ larger, and every rate better, than in production. Such a server is refused.
 from __future__ import annotations
 
 import asyncio
+import itertools
 import os
 import tempfile
 from collections.abc import AsyncIterator
@@ -37,10 +38,12 @@ _SETTINGS: Final = (
     "autovacuum",
 )
 _DURABLE: Final = ("fsync", "synchronous_commit", "full_page_writes")
+_RECONNECTS: Final = 100
+_RECONNECT_S: Final = 0.2
 _MEMORY: Final = frozenset({"tmpfs", "ramfs"})
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Database:
     """The benchmark's database, and a connection for what is not timed."""
 
@@ -69,6 +72,24 @@ class Database:
         """The only row of a query that counts. It checks a run, so the run is over: the meter stops."""
         await self.meter.stop()
         return {name: int(value) for name, value in (await self.connection.fetchrow(query)).items()}
+
+    async def reconnect(self) -> None:
+        """Open the own connections anew, when the server was restarted; nothing where it was not.
+
+        Raises:
+            ConfigurationError: it does not come back.
+        """
+        if not self.connection.is_closed():
+            return
+        for again in itertools.count():
+            try:
+                self.connection = await _connect(self.url)
+                break
+            except ConfigurationError:
+                if again > _RECONNECTS:
+                    raise
+                await asyncio.sleep(_RECONNECT_S)
+        self.meter.reconnected(await _connect(self.url))
 
     async def settle(self, *tables: str) -> None:
         """Have each run start from fresh statistics and without dirty pages of the one before.
@@ -151,14 +172,18 @@ async def _on_server(server_url: str, tcp: tuple[str, int] | None) -> AsyncItera
             await upgrade(
                 own.render_as_string(hide_password=False), "onceproof", "producer", "consumer"
             )
-            connection, metered = await _connect(own), await _connect(own)
+            where = Database(
+                own, await _connect(own), version, settings,
+                await Meter.connect(await _connect(own)), tcp,
+            )  # fmt: skip
             try:
-                meter = await Meter.connect(metered)
-                yield Database(own, connection, version, settings, meter, tcp)
+                yield where
             finally:
-                await metered.close()
-                await connection.close()
+                await where.meter.close()
+                await where.connection.close()
         finally:
+            if admin.is_closed():
+                admin = await _connect(make_url(server_url))
             await admin.execute(f'DROP DATABASE IF EXISTS "{name}" WITH (FORCE)')
     finally:
         await admin.close()

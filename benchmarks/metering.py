@@ -60,12 +60,25 @@ class Meter:
         backend = int(await connection.fetchval("SELECT pg_backend_pid()"))
         return cls(connection, await asyncio.to_thread(_postmaster_of, backend))
 
+    def reconnected(self, connection: asyncpg.Connection) -> None:
+        """Go on with another connection, when the server was restarted."""
+        self._connection = connection
+
+    async def close(self) -> None:
+        """Close its connection."""
+        await self._connection.close()
+
     def watch_always(self, name: str, pid: int | None) -> None:
         """Add a process to every run from now on, or take it out again: the broker."""
         if pid is None:
             self._always.pop(name, None)
         else:
             self._always[name] = pid
+
+    def servers(self) -> dict[str, psutil.Process]:
+        """Postgres, and what is watched always, as far as they run on this machine."""
+        found = {name: psutil.Process(pid) for name, pid in self._always.items()}
+        return found | ({POSTGRES: self._postmaster} if self._postmaster is not None else {})
 
     async def start(self, processes: Mapping[str, int] | None = None) -> None:
         """Begin a run.

@@ -10,12 +10,16 @@ from benchmarks.null_broker import order_event
 
 EVENT_ID: Final = "01930000-0000-7000-8000-000000000000"
 EVENT_ID_OF_N: Final = "'01930000-0000-7000-8000-' || lpad(n::text, 12, '0')"
-PAYLOAD_OF_N: Final = f"replace($2, '{EVENT_ID}', {EVENT_ID_OF_N})"
+ORDER_ID: Final = "o-000000000000"
+_ORDER_ID_OF_N: Final = "'o-' || lpad(n::text, 12, '0')"
+PAYLOAD_OF_N: Final = (
+    f"replace(replace($2, '{EVENT_ID}', {EVENT_ID_OF_N}), '{ORDER_ID}', {_ORDER_ID_OF_N})"
+)
 """SQL for the id and the payload of event number n, with `event_template` as `$2`."""
 _ROWS: Final = f"""
     INSERT INTO onceproof.outbox
         (id, destination, key, type, payload, traceparent, attempts, published_at, message_id)
-    SELECT {EVENT_ID_OF_N}, $3, 'o-' || lpad(n::text, 12, '0'), $4, {PAYLOAD_OF_N}, $5,
+    SELECT {EVENT_ID_OF_N}, $3, {_ORDER_ID_OF_N}, $4, {PAYLOAD_OF_N}, $5,
            CASE WHEN $6 THEN 1 ELSE 0 END,
            CASE WHEN $6 THEN clock_timestamp() END, CASE WHEN $6 THEN 'm-' || n END
     FROM generate_series($7::bigint, $7::bigint + $1::bigint - 1) AS n
@@ -24,9 +28,9 @@ _CHUNK: Final = 250_000
 
 
 def event_template() -> str:
-    """An order's event as JSON, with an id to be replaced."""
+    """An order's event as JSON, with ids of event and order to be replaced."""
     event = order_event(0)
-    return event.encode().decode().replace(event.id, EVENT_ID)
+    return event.encode().decode().replace(event.id, EVENT_ID).replace(event.key or "", ORDER_ID)
 
 
 async def add_rows(

@@ -13,6 +13,7 @@ import asyncpg
 import pytest
 from tests.programs import ONCEPROOF, run_program
 
+from onceproof.errors import ConfigurationError
 from onceproof.outbox import Reconciler, Slot
 from onceproof.postgres import create_engine
 from onceproof_chaos.backend import Role
@@ -60,6 +61,17 @@ def test_kills_before_and_after_debezium_sends(tmp_path: Path, broker: str) -> N
     verdict = json.loads(done.stdout)
     assert (verdict["verdict"], verdict["lost"], verdict["double_charged"]) == ("pass", 0, 0)
     assert verdict["redeliveries"] >= 1  # what was sent and not confirmed came again
+
+
+async def refuses_to_drop(place: Stage) -> None:
+    """As long as Debezium reads it."""
+    assert place.capture is not None
+    engine = create_engine(place.database_url, application_name="test")
+    try:
+        with pytest.raises(ConfigurationError, match="stop Debezium first"):
+            await Slot(engine, place.capture.slot).drop()
+    finally:
+        await engine.dispose()
 
 
 async def drop_slot(place: Stage) -> None:
@@ -116,6 +128,7 @@ async def test_a_lost_slot_is_told_and_nothing_is_lost_after_reconciling(tmp_pat
 
         async def lose_the_slot(load: Load) -> None:
             await load.send(orders[:20])
+            await refuses_to_drop(place)
             [relay] = load.backend.instances(Role.RELAY)
             await drop_slot(place)
             told_after_s.append(await until_told(relay.admin_url))

@@ -292,6 +292,24 @@ async def test_a_polling_relay_beside_it_sends_the_same_rows_once(outbox: Outbox
     assert Counter(await received(made)) == Counter(unsent)
 
 
+async def test_back_to_polling_sends_only_what_the_slot_had_not(outbox: Outbox) -> None:
+    await outbox.slot.create("orders")
+    await outbox.put(*(f"o-{n}" for n in range(7)))
+    await outbox.until_confirmed(await outbox.last_seq())
+    unsent = await outbox.put("o-7", "o-8")
+    unsent += await outbox.put("o-9", destination="refunds")
+    assert await outbox.slot.drop() == 7
+    assert await outbox.slot.drop() == 0  # may be repeated
+    assert (await outbox.slot.status()).state is SlotState.ABSENT
+    assert await outbox.admin.fetchval("SELECT count(*) FROM pg_publication") == 0
+    pending = await outbox.admin.fetch(
+        "SELECT id FROM onceproof.outbox WHERE published_at IS NULL ORDER BY seq"
+    )
+    assert [row["id"] for row in pending] == unsent
+    await outbox.slot.create("orders")  # and forth again
+    assert (await outbox.slot.status()).state is SlotState.IDLE
+
+
 async def test_only_what_was_sent_long_ago_is_deleted(outbox: Outbox) -> None:
     await outbox.put("o-0")  # before the slot: nobody has sent it
     await outbox.slot.create("orders")
@@ -363,3 +381,6 @@ async def test_the_commands(
     assert result.exit_code == 2
     assert "ONCEPROOF_KAFKA_SESSION_S" in result.stderr
     assert "Traceback" not in result.output
+    code, dropped = await command("slot", "drop")
+    assert (code, dropped) == (0, {"slot": outbox.name, "marked": 0})
+    assert (await command("slot", "status"))[0] == 1

@@ -234,7 +234,7 @@ async def stage(
         capture = None
         if relay == CDC:
             home = await asyncio.to_thread(debezium.fetch)
-            capture = await stack.enter_async_context(_capture(where, pipeline, queue, home))
+            capture = await stack.enter_async_context(captured(where, pipeline, queue, home))
         yield Stage(
             servers=where,
             database_url=_with_database(where.database_url, pipeline),
@@ -248,25 +248,34 @@ async def stage(
 
 
 @asynccontextmanager
-async def _capture(where: Servers, database: str, queue: str, home: Path) -> AsyncIterator[Capture]:
-    """A slot on the outbox, and a role with the least rights that lead through it."""
+async def captured(where: Servers, database: str, queue: str, home: Path) -> AsyncIterator[Capture]:
+    """A slot on the outbox, and a role with the least rights that lead through it.
+
+    Args:
+        where: the server.
+        database: on it; its name is the start of the role's, the slot's and the publication's.
+        queue: queue or topic whose events it is for.
+        home: unpacked distribution of Debezium Server.
+    """
     role, password = f"{database}_cdc"[-63:], secrets.token_hex(16)
     url = _with_database(where.database_url, database)
     admin = await asyncpg.connect(asyncpg_url(url))
     engine = create_engine(url, application_name="onceproof-harness", pool_size=1)
+    slot = Slot(engine, role)
     try:
         await admin.execute(
             f"CREATE ROLE \"{role}\" LOGIN REPLICATION PASSWORD '{password}' CONNECTION LIMIT 8; "
             f'GRANT USAGE ON SCHEMA onceproof TO "{role}"; '
             f'GRANT SELECT ON onceproof.outbox TO "{role}"'
         )
-        await Slot(engine, role).create(queue)
+        await slot.create(queue)
         host, port = where.tcp or (normalise_url(url).host, normalise_url(url).port or 5432)
         by_tcp = f"postgresql://{role}:{password}@{host}:{port}/{database}"
         yield Capture(role, by_tcp, home, debezium.java())
     finally:
-        await engine.dispose()
         await _drop_slot(admin, role)
+        await slot.drop()
+        await engine.dispose()
         await admin.execute(f'DROP OWNED BY "{role}"; DROP ROLE "{role}"')
         await admin.close()
 

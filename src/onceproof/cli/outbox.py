@@ -25,7 +25,7 @@ outbox_app = typer.Typer(
     help="The outbox read by change data capture: its replication slot, and a lost one.",
     no_args_is_help=True,
 )
-slot_app = typer.Typer(help="Make the replication slot, and look at it.", no_args_is_help=True)
+slot_app = typer.Typer(help="Make the replication slot, look at it, drop it.", no_args_is_help=True)
 outbox_app.add_typer(slot_app, name="slot")
 
 _REPEAT: Final = "the same command again goes on"
@@ -48,8 +48,8 @@ def create_command(
     """Make publication and slot, and register them. Safe to repeat.
 
     From then on the server keeps WAL until somebody reads the slot: start the
-    reader soon, and limit it with max_slot_wal_keep_size. Drop a slot that
-    nobody will read: SELECT pg_drop_replication_slot('...').
+    reader soon, and limit it with max_slot_wal_keep_size. A slot that nobody
+    will read is to be dropped: onceproof outbox slot drop.
     """
     _show(run(_create(database_url, slot, destination), stopped=_REPEAT), as_json=as_json)
 
@@ -63,6 +63,24 @@ def status_command(
     _show(status, as_json=as_json)
     if status.state not in {SlotState.READ, SlotState.IDLE}:
         raise typer.Exit(Exit.LEFT)
+
+
+@slot_app.command("drop")
+def drop_command(
+    database_url: DatabaseUrl, slot: Name = DEFAULT_SLOT, as_json: Json = False
+) -> None:
+    """Make an end of it, to go back to polling: slot, publication, registration. Safe to repeat.
+
+    Stop Debezium before, and start the polling relays after it: events that the
+    slot has sent are marked as published first, and the relays send the rest.
+    """
+    marked = run(_drop(database_url, slot), stopped=_REPEAT)
+    if as_json:
+        print_json({"slot": slot, "marked": marked})
+    else:
+        results.print(
+            f"slot {slot} is gone; {marked} events that it had sent are marked", highlight=False
+        )
 
 
 @outbox_app.command("reconcile")
@@ -134,6 +152,11 @@ async def _create(database_url: str, name: str, destination: str | None) -> Slot
 async def _status(database_url: str, name: str) -> SlotStatus:
     async with _slot(database_url, name) as slot:
         return await slot.status()
+
+
+async def _drop(database_url: str, name: str) -> int:
+    async with _slot(database_url, name) as slot:
+        return await slot.drop()
 
 
 async def _reconcile(

@@ -28,7 +28,6 @@ from onceproof.outbox.store import OutboxStore
 from onceproof.ports import Publisher
 from onceproof.postgres import Connections, translated
 
-_SETTLE_EACH: Final = 5_000
 _PAUSE_S: Final = 0.2
 
 
@@ -116,21 +115,13 @@ class Reconciler:
             raise ConfigurationError(
                 f"slot {self._slot.name} is not registered: run onceproof outbox slot create"
             )
-        await self._settle()
+        # The new slot's registration will say nothing of what the old one has sent.
+        await self._slot.settle()
         if gap.state is SlotState.LOST:
             await self._slot.replace()
         sent, why = await self._send(publisher, on_sent)
         left = (await self.gap()).rows
         return Reconciled(gap.state is SlotState.LOST, gap.rows, sent, left, why if left else "")
-
-    async def _settle(self) -> None:
-        """Mark what the old slot has sent: the new one's registration says nothing of it."""
-        settled = _SETTLE_EACH
-        while settled == _SETTLE_EACH:
-            with translated():
-                settled = await self._connections.run(
-                    lambda c: c.fetchval(statements.SETTLE, self._slot.name, _SETTLE_EACH)
-                )
 
     async def _send(self, publisher: Publisher, on_sent: Callable[[int], None]) -> tuple[int, str]:
         settings = self._settings

@@ -134,6 +134,43 @@ class Slot:
         with translated():
             return await self._connections.run(anew)
 
+    async def drop(self) -> int:
+        """Make an end of it: slot, publication and registration, as far as they are there.
+
+        What it is known to have sent is marked first, so that polling relays send the rest only: what it
+        sent last, before anybody recorded it, comes twice.
+
+        Returns:
+            How many events were marked.
+
+        Raises:
+            ConfigurationError: somebody reads it.
+        """
+
+        async def end(connection: Connection) -> None:
+            await connection.fetch(statements.DROP, self.name)
+            await connection.execute(f'DROP PUBLICATION IF EXISTS "{self.name}"')
+            await connection.execute(statements.UNREGISTER, self.name)
+
+        if (await self.status()).state is SlotState.READ:
+            raise ConfigurationError(f"somebody reads slot {self.name}: stop Debezium first")
+        settled = await self.settle()
+        with translated():
+            await self._connections.run(end)
+        return settled
+
+    async def settle(self, *, batch_size: int = 5_000) -> int:
+        """Mark each event that it has sent as published, as a polling relay does; how many."""
+        settled = 0
+        while True:
+            with translated():
+                marked = await self._connections.run(
+                    lambda c: c.fetchval(statements.SETTLE, self.name, batch_size)
+                )
+            settled += int(marked)
+            if marked < batch_size:
+                return settled
+
     async def status(self) -> SlotStatus:
         """Look at it."""
         with translated():

@@ -21,6 +21,11 @@ def publication(name: str, destination: str | None) -> str:
 
 
 CREATE: Final = "SELECT pg_create_logical_replication_slot($1, 'pgoutput')"
+DROP: Final = """
+    SELECT pg_drop_replication_slot(slot_name) FROM pg_replication_slots
+    WHERE slot_name = $1 AND database = current_database()
+"""
+UNREGISTER: Final = "DELETE FROM onceproof.outbox_slots WHERE slot = $1"
 DROP_INVALID: Final = """
     SELECT pg_drop_replication_slot(slot_name) FROM pg_replication_slots
     WHERE slot_name = $1 AND database = current_database() AND wal_status = 'lost'

@@ -31,7 +31,7 @@ class CdcSettings(BrokerSettings):
     """Where Debezium sends to."""
     heartbeat_s: float = Field(default=5.0, gt=0)
     """Between records that move the slot on while other tables write and the outbox is quiet."""
-    batch_size: int = Field(default=500, ge=1, le=10_000)
+    batch_size: int = Field(default=50, ge=1, le=10_000)
     """Events after which the position may be confirmed, and of a request to the door."""
     flush_s: float = Field(default=0.1, gt=0)
     """Between confirmations of the position; after a crash what was sent since is sent again."""
