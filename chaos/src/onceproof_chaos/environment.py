@@ -20,6 +20,7 @@ from typing import Final
 import asyncpg
 import tenacity
 from sqlalchemy.engine import make_url
+from sqlalchemy.ext.asyncio import AsyncEngine
 
 from onceproof.brokers.kafka import KafkaSettings
 from onceproof.brokers.sqs import SqsBroker
@@ -259,25 +260,34 @@ async def captured(where: Servers, database: str, queue: str, home: Path) -> Asy
     """
     role, password = f"{database}_cdc"[-63:], secrets.token_hex(16)
     url = _with_database(where.database_url, database)
-    admin = await asyncpg.connect(asyncpg_url(url))
-    engine = create_engine(url, application_name="onceproof-harness", pool_size=1)
-    slot = Slot(engine, role)
     try:
-        await admin.execute(
-            f"CREATE ROLE \"{role}\" LOGIN REPLICATION PASSWORD '{password}' CONNECTION LIMIT 8; "
-            f'GRANT USAGE ON SCHEMA onceproof TO "{role}"; '
-            f'GRANT SELECT ON onceproof.outbox TO "{role}"'
-        )
-        await slot.create(queue)
+        async with _connected(url) as (admin, engine):
+            await admin.execute(
+                f"CREATE ROLE \"{role}\" LOGIN REPLICATION PASSWORD '{password}' CONNECTION LIMIT 8; "
+                f'GRANT USAGE ON SCHEMA onceproof TO "{role}"; '
+                f'GRANT SELECT ON onceproof.outbox TO "{role}"'
+            )
+            await Slot(engine, role).create(queue)
         host, port = where.tcp or (normalise_url(url).host, normalise_url(url).port or 5432)
         by_tcp = f"postgresql://{role}:{password}@{host}:{port}/{database}"
         yield Capture(role, by_tcp, home, debezium.java())
     finally:
-        await _drop_slot(admin, role)
-        await slot.drop()
+        # Connected anew: the server may have been restarted.
+        async with _connected(url) as (admin, engine):
+            await _drop_slot(admin, role)
+            await Slot(engine, role).drop()
+            await admin.execute(f'DROP OWNED BY "{role}"; DROP ROLE "{role}"')
+
+
+@asynccontextmanager
+async def _connected(url: str) -> AsyncIterator[tuple[asyncpg.Connection, AsyncEngine]]:
+    connection = await asyncpg.connect(asyncpg_url(url))
+    engine = create_engine(url, application_name="onceproof-harness", pool_size=1)
+    try:
+        yield connection, engine
+    finally:
         await engine.dispose()
-        await admin.execute(f'DROP OWNED BY "{role}"; DROP ROLE "{role}"')
-        await admin.close()
+        await connection.close()
 
 
 async def _drop_slot(admin: asyncpg.Connection, slot: str) -> None:

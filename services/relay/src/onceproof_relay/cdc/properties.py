@@ -42,6 +42,8 @@ def properties(settings: CdcSettings) -> dict[str, str]:
         "debezium.source.slot.max.retries": "60",
         "debezium.source.slot.retry.delay.ms": "500",
         "debezium.source.errors.retry.delay.initial.ms": "500",
+        # After a restart of the server, too: the default is ten seconds.
+        "debezium.source.retriable.restart.connector.wait.ms": "500",
         "debezium.source.publication.name": settings.slot,
         "debezium.source.publication.autocreate.mode": "disabled",
         "debezium.source.table.include.list": "onceproof.outbox",
