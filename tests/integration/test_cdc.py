@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
+import signal
 import time
 from collections import Counter
+from collections.abc import Callable, Coroutine
 from pathlib import Path
+from typing import Any
 
 import aiohttp
 import asyncpg
@@ -14,7 +18,7 @@ import pytest
 from tests.programs import ONCEPROOF, run_program
 
 from onceproof.errors import ConfigurationError
-from onceproof.outbox import Reconciler, Slot
+from onceproof.outbox import Reconciler, Slot, SlotState
 from onceproof.postgres import create_engine
 from onceproof_chaos.backend import Role
 from onceproof_chaos.campaign import Load, carry_out, conclude_stage
@@ -32,6 +36,7 @@ from onceproof_chaos.environment import (
 from onceproof_chaos.plan import Plan
 from onceproof_chaos.runfolder import RunFolder
 from onceproof_chaos.settings import CDC, CampaignSettings
+from onceproof_chaos.verdict import Verdict
 from onceproof_chaos.workload import generate
 
 pytestmark = [
@@ -68,8 +73,12 @@ async def refuses_to_drop(place: Stage) -> None:
     assert place.capture is not None
     engine = create_engine(place.database_url, application_name="test")
     try:
+        slot = Slot(engine, place.capture.slot)
+        async with asyncio.timeout(DETECTED_WITHIN_S):
+            while (await slot.status()).state is not SlotState.READ:
+                await asyncio.sleep(0.1)
         with pytest.raises(ConfigurationError, match="stop Debezium first"):
-            await Slot(engine, place.capture.slot).drop()
+            await slot.drop()
     finally:
         await engine.dispose()
 
@@ -108,50 +117,86 @@ async def until_told(admin_url: str) -> float:
     return time.monotonic() - began
 
 
-async def test_a_lost_slot_is_told_and_nothing_is_lost_after_reconciling(tmp_path: Path) -> None:
+Script = Callable[[Load, Stage], Coroutine[Any, Any, None]]
+
+
+async def carried_out(tmp_path: Path, name: str, script: Script) -> tuple[Verdict, RunFolder]:
+    """Orders over Debezium, sent by a script that meddles meanwhile, to the verdict."""
     settings = CampaignSettings("hardened", ORDERS, 1, relay=CDC)
     plan = Plan(1, ORDERS)
     run = RunFolder.create(tmp_path, "hardened", 1)
     run.write_plan(plan)
-    orders = generate(1, ORDERS)
-    told_after_s: list[float] = []
-    found: list[int] = []
-
     async with (
         servers(relay=CDC) as where,
-        stage(where, "cdc_loss", visibility_s=3, max_receive_count=50, relay=CDC) as place,
+        stage(where, name, visibility_s=3, max_receive_count=50, relay=CDC) as place,
         broker_of(place) as broker,
     ):
-        assert place.capture is not None
-        slot = place.capture.slot
         drain = Drain(place, broker, window_s=3.5)
-
-        async def lose_the_slot(load: Load) -> None:
-            await load.send(orders[:20])
-            await refuses_to_drop(place)
-            [relay] = load.backend.instances(Role.RELAY)
-            await drop_slot(place)
-            told_after_s.append(await until_told(relay.admin_url))
-            await load.send(orders[20:40])
-            engine = create_engine(place.database_url, application_name="test")
-            try:
-                reconciler = Reconciler(engine, Slot(engine, slot))
-                found.append((await reconciler.gap()).rows)
-                async with connect(where) as publisher:
-                    done = await reconciler.run(publisher)
-            finally:
-                await engine.dispose()
-            assert done.left == 0
-            await load.send(orders[40:])
-
         with FaultLog(run, Unwatched()) as faults:
             reason = await carry_out(
-                settings, plan, place, run, drain, faults, Unwatched(), lose_the_slot
+                settings,
+                plan,
+                place,
+                run,
+                drain,
+                faults,
+                Unwatched(),
+                lambda load: script(load, place),
             )
         verdict = await conclude_stage(
             run, settings, place, drain, drain_reason=reason, began=time.time(), command=None
         )
     assert reason is None
+    return verdict, run
+
+
+async def test_a_server_that_crashes_in_the_middle_loses_nothing(tmp_path: Path) -> None:
+    orders = generate(1, ORDERS)
+
+    async def crash_the_server(load: Load, place: Stage) -> None:
+        await load.send(orders[:20])
+        await crash(place.database_url)
+        await load.send(orders[20:])
+
+    verdict, _ = await carried_out(tmp_path, "cdc_crash", crash_the_server)
+    assert (verdict.lost, verdict.double_charged) == (0, 0)
+    assert verdict.accepted >= 20
+
+
+async def crash(database_url: str) -> None:
+    """Kill one backend: the server ends all the others, recovers from the WAL, and takes new ones."""
+    victim = await asyncpg.connect(asyncpg_url(database_url))
+    ended = asyncio.Event()
+    victim.add_termination_listener(lambda _: ended.set())
+    os.kill(await victim.fetchval("SELECT pg_backend_pid()"), signal.SIGKILL)
+    await asyncio.wait_for(ended.wait(), DETECTED_WITHIN_S)
+
+
+async def test_a_lost_slot_is_told_and_nothing_is_lost_after_reconciling(tmp_path: Path) -> None:
+    orders = generate(1, ORDERS)
+    told_after_s: list[float] = []
+    found: list[int] = []
+
+    async def lose_the_slot(load: Load, place: Stage) -> None:
+        assert place.capture is not None
+        await load.send(orders[:20])
+        await refuses_to_drop(place)
+        [relay] = load.backend.instances(Role.RELAY)
+        await drop_slot(place)
+        told_after_s.append(await until_told(relay.admin_url))
+        await load.send(orders[20:40])
+        engine = create_engine(place.database_url, application_name="test")
+        try:
+            reconciler = Reconciler(engine, Slot(engine, place.capture.slot))
+            found.append((await reconciler.gap()).rows)
+            async with connect(place.servers) as publisher:
+                done = await reconciler.run(publisher)
+        finally:
+            await engine.dispose()
+        assert done.left == 0
+        await load.send(orders[40:])
+
+    verdict, run = await carried_out(tmp_path, "cdc_loss", lose_the_slot)
     assert found[0] >= 20  # Debezium made no slot of its own meanwhile
     assert told_after_s[0] < DETECTED_WITHIN_S
     assert (verdict.lost, verdict.double_charged, verdict.accepted) == (0, 0, ORDERS)
