@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Iterable
+from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any, Final
@@ -12,7 +13,7 @@ from typing import Any, Final
 import psutil
 
 from benchmarks.bench import Bench
-from benchmarks.cdc.relays import CDC, EACH_SECOND, WOKEN, Kind, Running
+from benchmarks.cdc.relays import CDC, EACH_SECOND, WOKEN, Kind, Running, relay_of
 from benchmarks.cdc.round import WITHIN_S, around, require_each
 from benchmarks.contest import NotRunError
 from benchmarks.figures import Sample
@@ -23,6 +24,7 @@ _BEFORE_S: Final = 2.0
 _AFTER_S: Final = 10.0
 
 POD: Final = "its pod"
+ONE_OF_TWO: Final = "one of two pods"
 DEBEZIUM: Final = "Debezium alone"
 SERVER: Final = "Postgres' backends"
 
@@ -41,8 +43,8 @@ class Killed:
 
 
 CASES: Final = (
-    Killed(WOKEN, POD), Killed(EACH_SECOND, POD), Killed(CDC, POD), Killed(CDC, DEBEZIUM),
-    Killed(WOKEN, SERVER), Killed(CDC, SERVER),
+    Killed(WOKEN, ONE_OF_TWO), Killed(WOKEN, POD), Killed(EACH_SECOND, POD), Killed(CDC, POD),
+    Killed(CDC, DEBEZIUM), Killed(WOKEN, SERVER), Killed(CDC, SERVER),
 )  # fmt: skip
 
 
@@ -72,7 +74,13 @@ class Recovery:
         """
         del repeat
         started = time.perf_counter()
-        async with around(self._at, self._client, self._case.kind) as this:
+        async with (
+            around(self._at, self._client, self._case.kind) as this,
+            AsyncExitStack() as stack,
+        ):
+            if self._case.part == ONE_OF_TWO:
+                other = relay_of(self._at, self._case.kind, this.to)
+                await (await stack.enter_async_context(other)).start()
             warm = len(this.arrivals.at)
             offered = asyncio.create_task(this.offering.offer(_PER_S, _BEFORE_S + _AFTER_S))
             await asyncio.sleep(_BEFORE_S)
@@ -92,7 +100,7 @@ class Recovery:
         return Sample(len(committed), time.perf_counter() - started, 0, 0, values=values)
 
     async def _kill(self, relay: Running) -> None:
-        if self._case.part == POD:
+        if self._case.part in (POD, ONE_OF_TWO):
             await relay.kill()
         elif self._case.part == DEBEZIUM:
             relay.kill_debezium()

@@ -30,6 +30,7 @@ class Round:
     offering: Offering
     arrivals: Arrivals
     relay: Running | None
+    to: Target
 
     def running(self) -> Running:
         """The relay.
@@ -60,15 +61,15 @@ async def around(at: Bench, client: Any, kind: Kind) -> AsyncIterator[Round]:  #
         Arrivals(client, url) as arrivals,
     ):
         relay = None
+        to = Target(server.endpoint, queue, url)
         if kind.runs:
-            to = Target(server.endpoint, queue, url)
             relay = await stack.enter_async_context(relay_of(at, kind, to))
             await relay.start()
         warm = await offering.offer(WARM_UP_PER_S, WARM_UP_S)
         if relay is not None:
             await arrivals.until(len(warm), WITHIN_S)
         await at.where.settle(*TABLES)
-        yield Round(offering, arrivals, relay)
+        yield Round(offering, arrivals, relay, to)
 
 
 def require_each(committed: set[str], arrivals: Arrivals, *, again: bool = False) -> None:

@@ -59,13 +59,13 @@ class Steady:
         async with around(self._at, self._client, self._kind) as this:
             relay = this.running()
             parts = _parts(self._at, relay.processes())
+            committed: set[str] = set()
+            for rate, seconds in self._rates.items():
+                values |= await self._at_rate(this, rate, seconds, parts, committed)
             before = _cpu(parts)
             await asyncio.sleep(_IDLE_S)
             for name, used in _since(before, parts).items():
                 values[f"{name}_idle_cpu_percent"] = 100 * used / _IDLE_S
-            committed: set[str] = set()
-            for rate, seconds in self._rates.items():
-                values |= await self._at_rate(this, rate, seconds, parts, committed)
             for name in relay.processes():
                 values[f"{name}_rss_mb"] = parts[name].memory_info().rss / 1e6
             require_each(committed, this.arrivals)
