@@ -11,8 +11,9 @@ EDITABLES := $(foreach project,$(PROJECTS),-e ./$(project))
 # The cluster targets: what they install, and which installation `logs` and `trace` look at.
 VARIANT ?= hardened
 BROKER ?= sqs
+RELAY ?= polling
 NAMESPACE ?= onceproof
-export VARIANT BROKER NAMESPACE
+export VARIANT BROKER RELAY NAMESPACE
 
 .DEFAULT_GOAL := help
 # `make kind-up e2e` is one after the other, with -j too.
@@ -66,13 +67,13 @@ chart: $(STAMP) ## Lint and validate the chart (by the cluster too, if it is up)
 	$(BIN)/python deploy/helm/check_rules.py
 	$(BIN)/python deploy/helm/check.py $$(! kind get clusters 2> /dev/null | grep -qx onceproof || echo --context kind-onceproof)
 
-kind-up: ## Cluster, images and chart in kind: VARIANT=hardened|naive|hardened-<fix>, BROKER=sqs|kafka; ARGS go to helm
+kind-up: ## Cluster, images and chart in kind: VARIANT=hardened|naive|hardened-<fix>, BROKER=sqs|kafka, RELAY=polling|cdc; ARGS go to helm
 	deploy/kind/up.sh $(ARGS)
 
 metrics: ## Metrics server for the cluster, which the autoscaler's test under load needs
 	deploy/kind/metrics.sh
 
-e2e: $(STAMP) ## Every crash point in the cluster, from both ledgers and the traces: VARIANT=..., BROKER=...; ARGS go to pytest
+e2e: $(STAMP) ## Every crash point in the cluster, from both ledgers and the traces: VARIANT=..., BROKER=..., RELAY=...; ARGS go to pytest
 	deploy/kind/e2e.sh $(ARGS)
 
 campaign: $(STAMP) ## A long campaign in the cluster: VARIANT=..., ORDERS=1000, KILLS=10 at each crash point

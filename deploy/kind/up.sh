@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # From nothing to a running pipeline: cluster, images, chart. Every step is skipped or repeated safely.
 #
-# VARIANT selects the variant, BROKER sqs or kafka; arguments go to `helm upgrade`.
+# VARIANT selects the variant, BROKER sqs or kafka, RELAY polling or cdc; arguments go to `helm upgrade`.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 . deploy/kind/steps.sh
@@ -9,8 +9,10 @@ cd "$(dirname "$0")/../.."
 chart=deploy/helm/onceproof
 variant=${VARIANT:-hardened}
 broker=${BROKER:-sqs}
+relay=${RELAY:-polling}
 values=(--values "$chart/ci/hardened-kind.yaml")
 [ "$broker" = sqs ] || values+=(--values "$chart/ci/$broker-kind.yaml")
+[ "$relay" = polling ] || values+=(--values "$chart/ci/$relay-kind.yaml")
 
 create() { # kind switches the current context to the new cluster; it is switched back if there was one
   local current
@@ -75,11 +77,11 @@ else
 fi
 deploy/kind/load.sh
 step "Resource definitions" resources
-step "Chart, variant $variant over $broker" install "$@"
+step "Chart, variant $variant over $broker, relay $relay" install "$@"
 cat << EOF
 
-The $variant pipeline over $broker runs in namespace $namespace. Next:
+The $variant pipeline over $broker runs in namespace $namespace, its relay is $relay. Next:
   kubectl --context $context --namespace $namespace get pods,crashdrills,campaigns
-  make e2e VARIANT=$variant BROKER=$broker      each crash point, asserted from both ledgers and the traces
+  make e2e VARIANT=$variant BROKER=$broker RELAY=$relay      each crash point, asserted from both ledgers and the traces
   make logs                      make trace ORDER=...                     make kind-down
 EOF

@@ -33,6 +33,9 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     group = parser.getgroup("e2e", "onceproof in kind")
     group.addoption("--variant", default="hardened", choices=VARIANTS, help="what to install")
     group.addoption("--broker", default="sqs", choices=("sqs", "kafka"), help="what it runs over")
+    group.addoption(
+        "--relay", default="polling", choices=("polling", "cdc"), help="what sends the outbox"
+    )
     group.addoption("--context", default="kind-onceproof", help="context of the kubeconfig")
     group.addoption(
         "--keep-namespace", action="store_true", help="leave the installation for looking at"
@@ -70,11 +73,11 @@ def context(pytestconfig: pytest.Config) -> str:
 def installation(pytestconfig: pytest.Config, variant: str, context: str) -> Iterator[Installation]:
     """The chart in a namespace of this run."""
     name = f"e2e-{variant.replace('_', '-')}-{secrets.token_hex(3)}"
-    broker = str(pytestconfig.getoption("--broker"))
+    broker, relay = (str(pytestconfig.getoption(option)) for option in ("--broker", "--relay"))
     keep = bool(pytestconfig.getoption("--keep-namespace"))
     with (
         namespace(context, name, keep=keep) as cluster,
-        installed(cluster, variant, image_tag(), broker) as made,
+        installed(cluster, variant, image_tag(), broker, relay) as made,
     ):
         pytestconfig.stash[_INSTALLATION] = made
         yield made

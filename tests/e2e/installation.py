@@ -34,6 +34,7 @@ class Installation:
     variant: str
     proxy: ApiProxy
     broker: str = "sqs"
+    relay: str = "polling"
 
     @property
     def producer(self) -> str:
@@ -123,7 +124,7 @@ def namespace(context: str, name: str, *, keep: bool = False) -> Iterator[Cluste
 
 @contextmanager
 def installed(
-    cluster: Cluster, variant: str, tag: str, broker: str = "sqs"
+    cluster: Cluster, variant: str, tag: str, broker: str = "sqs", relay: str = "polling"
 ) -> Iterator[Installation]:
     """The chart, installed as `make kind-up` does it."""
     resources = str(CHART / "crds")
@@ -134,6 +135,7 @@ def installed(
             "install", RELEASE, str(CHART),
             "--values", str(CHART / "ci/hardened-kind.yaml"),
             *(["--values", str(CHART / f"ci/{broker}-kind.yaml")] if broker != "sqs" else []),
+            *(["--values", str(CHART / f"ci/{relay}-kind.yaml")] if relay != "polling" else []),
             "--set", f"variant={variant}", "--set-string", f"image.tag={tag}",
             "--wait", "--wait-for-jobs", "--timeout", "5m",
         )  # fmt: skip
@@ -142,4 +144,4 @@ def installed(
         events = cluster.kubectl("get", "events", "--sort-by=.lastTimestamp")
         raise AssertionError(f"{error}\n{pods}\n{events[-4000:]}") from error
     with api_proxy(cluster) as proxy:
-        yield Installation(cluster, variant, proxy, broker)
+        yield Installation(cluster, variant, proxy, broker, relay)

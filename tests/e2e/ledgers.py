@@ -16,7 +16,11 @@ _PIPELINE = """
         'orders', (SELECT coalesce(json_agg(o), '[]') FROM orders o WHERE order_id = '{order}'),
         'charges', (SELECT coalesce(json_agg(c ORDER BY c.id), '[]') FROM charges c
                     WHERE order_id = '{order}'),
-        'outbox', (SELECT coalesce(json_agg(b), '[]') FROM onceproof.outbox b WHERE key = '{order}'),
+        'outbox', (SELECT coalesce(json_agg(b), '[]') FROM (
+                   SELECT *, published_at IS NOT NULL OR EXISTS (
+                       SELECT FROM onceproof.outbox_slots
+                       WHERE seq > from_seq AND seq <= confirmed_seq) AS sent
+                   FROM onceproof.outbox WHERE key = '{order}') b),
         'inbox', (SELECT coalesce(json_agg(i), '[]') FROM onceproof.inbox i
                   WHERE event_id IN (SELECT event_id FROM orders WHERE order_id = '{order}')))
 """

@@ -20,7 +20,7 @@ POD_UID = "k8s.pod.uid"
 
 @pytest.mark.parametrize(("point", "action"), CASES)
 def test_drill(installation: Installation, drills, variant: str, point: str, action: str):
-    want = expected(variant, point, action)
+    want = expected(variant, point, action, installation.relay)
     finished: Finished = drills(point, action)
     spans = finished.drill.spans()
 
@@ -49,7 +49,7 @@ def assert_charged(finished: Finished, want: Expected, variant: str) -> None:
         return
     [event] = rows.outbox
     assert event["id"] == finished.placed.event_id
-    assert event["published_at"] is not None
+    assert event["sent"]
     assert [row["event_id"] for row in rows.inbox] == [finished.placed.event_id]
 
 

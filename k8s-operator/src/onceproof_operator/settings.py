@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Literal
 
 from pydantic import Field, SecretStr
 
@@ -20,6 +21,8 @@ class OperatorSettings(BrokerSettings):
     """The only namespace that the operator looks at, and kills in."""
     release: str = Field(min_length=1)
     """Label `app.kubernetes.io/instance` of the pods that a campaign takes its victims from."""
+    relay: Literal["polling", "cdc"] = "polling"
+    """What sends the outbox."""
     provider_database_url: SecretStr
     """The payment provider's own database, with its ledger."""
     dead_letter_queue: str = Field(default="orders-dlq", min_length=1)

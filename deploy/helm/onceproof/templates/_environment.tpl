@@ -42,7 +42,7 @@ Environment variables, by what they are for. Those of a component are put togeth
 {{- default (printf "%s-database" (include "onceproof.fullname" .)) .Values.database.existingSecret }}
 {{- end }}
 
-{{/* Takes {root, key, name}: a database URL. It is never an argument, which `ps` would show. */}}
+{{/* Takes {root, key, name}: a database URL or password. It is never an argument, which `ps` would show. */}}
 {{- define "onceproof.databaseUrl" -}}
 - name: {{ .name }}
   valueFrom:

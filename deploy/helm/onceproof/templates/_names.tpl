@@ -45,6 +45,13 @@ onceproof.dev/variant: {{ .Values.variant }}
 {{ $image.registry | trimSuffix "/" }}/onceproof-{{ .component }}:{{ default .root.Chart.AppVersion $image.tag }}
 {{- end }}
 
+{{/* Replicas of the relay: a replication slot has one reader. */}}
+{{- define "onceproof.relayReplicas" -}}
+{{- if kindIs "invalid" .Values.relay.replicas }}{{ ternary 1 2 (eq .Values.relay.kind "cdc") }}
+{{- else }}{{ int .Values.relay.replicas }}
+{{- end }}
+{{- end }}
+
 {{/* A number as written: large ones must not become 3.024e+06, which no integer setting reads. */}}
 {{- define "onceproof.number" -}}
 {{- if eq (float64 .) (float64 (int64 .)) }}{{ int64 . }}{{ else }}{{ . }}{{ end }}

@@ -1,6 +1,7 @@
 {{/*
 Deployment of a pipeline component; the four differ in nothing but their environment and ports.
-Takes {root, component, replicas (nil: something else scales it), httpPort (nil: none), env}.
+Takes {root, component, replicas (nil: something else scales it), httpPort (nil: none), env}, and what only
+one of them has: strategy, command, initContainers, sidecars, volumes.
 */}}
 {{- define "onceproof.pipelineDeployment" -}}
 {{- $root := .root }}
@@ -22,8 +23,12 @@ spec:
     matchLabels:
       {{- include "onceproof.selectorLabels" . | nindent 6 }}
   strategy:
+    {{- if .strategy }}
+    type: {{ .strategy }}
+    {{- else }}
     type: RollingUpdate
     rollingUpdate: {maxUnavailable: 0, maxSurge: 1}
+    {{- end }}
   template:
     metadata:
       labels:
@@ -42,11 +47,18 @@ spec:
       {{- include "onceproof.pullSecrets" $root | nindent 6 }}
       {{- include "onceproof.podSecurity" 65532 | nindent 6 }}
       terminationGracePeriodSeconds: {{ add (int $root.Values.drainTimeoutSeconds) 15 }}
+      {{- with .initContainers }}
+      initContainers:
+        {{- . | trim | nindent 8 }}
+      {{- end }}
       containers:
         - name: {{ .component }}
           image: {{ include "onceproof.image" . }}
           imagePullPolicy: {{ $root.Values.image.pullPolicy }}
           {{- include "onceproof.containerSecurity" . | nindent 10 }}
+          {{- with .command }}
+          command: {{ toJson . }}
+          {{- end }}
           env:
             {{- include "onceproof.pipelineEnv" $root | nindent 12 }}
             {{- .env | trim | nindent 12 }}
@@ -66,11 +78,17 @@ spec:
             {{- with include "onceproof.brokerMounts" $root | trim }}
             {{- . | nindent 12 }}
             {{- end }}
+        {{- with .sidecars }}
+        {{- . | trim | nindent 8 }}
+        {{- end }}
       volumes:
         - name: tmp
           emptyDir: {sizeLimit: 16Mi}
         {{- with include "onceproof.brokerVolumes" $root | trim }}
         {{- . | nindent 8 }}
+        {{- end }}
+        {{- with .volumes }}
+        {{- . | trim | nindent 8 }}
         {{- end }}
       {{- include "onceproof.topologySpread" (dict "root" $root "component" .component "values" $values) | nindent 6 }}
       {{- include "onceproof.scheduling" $values | nindent 6 }}

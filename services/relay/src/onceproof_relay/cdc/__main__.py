@@ -8,7 +8,6 @@ from functools import partial
 
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from onceproof.errors import TransientError
 from onceproof.outbox import delete_published
 from onceproof.outbox.dispatch import Dispatcher
 from onceproof.outbox.slot import Slot
@@ -25,7 +24,7 @@ from onceproof.service.asgi import serve
 from onceproof_relay.cdc.door import Door
 from onceproof_relay.cdc.server import keep_running
 from onceproof_relay.cdc.settings import CdcSettings
-from onceproof_relay.cdc.watch import watch, why_unusable
+from onceproof_relay.cdc.watch import require_made, watch
 
 
 def main() -> int:
@@ -44,7 +43,7 @@ async def relay(runtime: Runtime[CdcSettings]) -> None:
         slot = Slot(engine, settings.slot)
         async with connect_broker(settings) as broker:
             await runtime.until_ready("broker", broker.subscriber(settings.queue).describe)
-            await runtime.until_ready("slot", lambda: _is_there(slot))
+            await runtime.until_ready("slot", lambda: require_made(slot))
             # A failed event is sent again by Debezium's client; there is no backoff of ours.
             dispatcher = Dispatcher(
                 broker,
@@ -82,12 +81,6 @@ async def _delete_sent(engine: AsyncEngine, slot: Slot, older_than_s: float) -> 
         engine,
         older_than_s=older_than_s,  # those that a polling relay or a reconciliation has sent
     )
-
-
-async def _is_there(slot: Slot) -> None:
-    status = await slot.status()
-    if not status.usable:
-        raise TransientError(why_unusable(status) or "")
 
 
 if __name__ == "__main__":

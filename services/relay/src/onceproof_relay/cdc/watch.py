@@ -65,6 +65,17 @@ async def watch(slot: Slot, every_s: float, idle_grace_s: float, on_health: Heal
             await asyncio.sleep(every_s)
 
 
+async def require_made(slot: Slot) -> None:
+    """Refuse to go on before a slot was made. One that was lost is another matter: that has to be told.
+
+    Raises:
+        TransientError: it was not.
+    """
+    status = await slot.status()
+    if status.state in {SlotState.ABSENT, SlotState.UNREGISTERED}:
+        raise TransientError(why_unusable(status) or "")
+
+
 def why_unusable(status: SlotStatus) -> str | None:
     """Why no event comes through a slot; None when they do."""
     if status.state is SlotState.READ:
