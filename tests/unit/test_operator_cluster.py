@@ -318,6 +318,24 @@ async def test_what_matters_of_a_pod(cluster: Cluster, server: ApiServer) -> Non
     )
 
 
+async def test_a_container_beside_the_one_with_the_admin_port_may_come_and_go(
+    cluster: Cluster, server: ApiServer
+) -> None:
+    def status(name: str, restarts: int) -> dict[str, Any]:
+        return {
+            "name": name,
+            "image": "i",
+            "imageID": "i",
+            "ready": True,
+            "restartCount": restarts,
+            "state": {"running": {}},
+        }
+
+    # In the order of their names, as kubelet tells them.
+    pod = await found(cluster, server, containerStatuses=[status("beside", 3), status("c", 0)])
+    assert (pod.restarts, pod.exit_code) == (0, None)
+
+
 async def test_a_pod_that_was_just_made(cluster: Cluster, server: ApiServer) -> None:
     pod = await found(cluster, server, phase="Pending", podIP=None)
     assert (pod.ip, pod.ready, pod.restarts, pod.exit_code) == ("", False, 0, None)

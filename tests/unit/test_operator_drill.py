@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 from tests.unit.test_operator_fakes import eventually
 from tests.unit.test_operator_scene import Scene, said, until_said
+from tests.unit.test_operator_world import settings
 
 from onceproof_operator.drill import STEPS
 from onceproof_operator.verification import Ledgers
@@ -77,6 +78,28 @@ async def test_what_was_handled_before_the_fault(
     scene.quiet.set()
     await task
     assert said(made, "Redelivered")[0] == ("True" if counts else "False")
+
+
+@pytest.mark.parametrize(("relay", "counts"), [("polling", False), ("cdc", True)])
+async def test_what_a_relay_sent_before_it_stands_still_comes_again_from_another_only(
+    scene: Scene, relay: str, counts: bool
+) -> None:
+    scene.world.settings = settings(relay=relay)
+    pod = scene.cluster.add("relay")
+    labels = {"app.kubernetes.io/component": "relay"}
+    made = scene.make(
+        crashPoint="relay.after_publish", action="stall", stallSeconds=0.1, labels=labels,
+        created=time.time() - 5,
+    )  # fmt: skip
+    task = scene.start(made)
+    await until_said(made, "Armed")
+    scene.traces.handled(at=time.time() - 1)
+    scene.reach(pod)
+    await until_said(made, "Killed", "False")
+    scene.quiet.set()
+    await task
+    assert said(made, "Redelivered")[0] == ("True" if counts else "False")
+    assert made["status"]["verdict"] == ("pass" if counts else "inconclusive")
 
 
 async def test_the_kill_is_told_when_the_process_is_gone_not_the_object(scene: Scene) -> None:

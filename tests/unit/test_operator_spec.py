@@ -117,6 +117,24 @@ def test_a_dedup_hit_is_expected_where_the_event_comes_to_completion_twice(
         assert not spec.dedup_expected(parse_variant(f"hardened-{fix}"))
 
 
+@pytest.mark.parametrize(
+    ("point", "action", "expected"),
+    [
+        ("relay.before_publish", "stall", False),
+        ("relay.after_publish", "stall", False),
+        ("relay.after_publish", "kill", True),
+        ("relay.after_publish", "drop", True),
+        ("consumer.before_charge", "stall", True),
+    ],
+)
+def test_while_the_one_reader_of_a_slot_stands_still_nobody_sends(
+    point: str, action: str, expected: bool
+) -> None:
+    spec = drill(crashPoint=point, action=action)
+    assert spec.dedup_expected(HARDENED, relays_share=False) is expected
+    assert spec.dedup_expected(HARDENED)
+
+
 def campaign(**changes: Any) -> CampaignSpec:
     spec: dict[str, Any] = {
         "variant": "hardened",

@@ -146,6 +146,20 @@ def test_an_ablation_need_not_redeliver_but_must_have_met_its_fault(variant: str
         assert not_ok(judged(variant=variant, spans=spans(hits=0))) == {"dedup_hits"}
 
 
+def test_pending_is_what_neither_a_relay_nor_a_slot_has_sent() -> None:
+    [pending] = (check for check in judged().checks if check.name == "outbox_pending")
+    assert "published_at IS NULL" in pending.evidence
+    assert "seq <= slot.confirmed_seq" in pending.evidence
+
+
+def test_a_relay_that_stands_still_sends_once_where_a_slot_has_one_reader() -> None:
+    spec = drill(crashPoint="relay.after_publish", action="stall")
+    found = spans(point="relay.after_publish", killed=(), hits=0)
+    once: dict[str, Any] = {"spans": found, "killed_uid": None}
+    assert judged(spec, relays_share=False, **once).verdict == "pass"
+    assert not_ok(judged(spec, relays_share=True, **once)) == {"dedup_hits"}
+
+
 def test_checks_say_where_to_look_for_oneself() -> None:
     by_name = {check.name: check.as_json() for check in judged().checks}
     assert by_name["captures"] == {

@@ -142,6 +142,7 @@ class CampaignWork:
                 visibility_s=world.settings.visibility_s,
                 replicas=await self._replicas(),
                 broker=world.settings.broker,
+                relay=world.settings.relay,
             )
         except ValueError as error:
             raise RefusedError("PlanDoesNotFit", str(error)) from None

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any, Final, Self
 
 from onceproof_chaos.backend import Role
-from onceproof_chaos.settings import KUBERNETES, CampaignSettings
+from onceproof_chaos.settings import KUBERNETES, POLLING, CampaignSettings
 from onceproof_chaos.verdict import Verdict
 from onceproof_operator.conditions import unix
 
@@ -49,7 +49,12 @@ class CampaignSpec:
         return self.uid[:_UID_CHARS]
 
     def settings(
-        self, *, visibility_s: float, replicas: Mapping[Role, int], broker: str = "sqs"
+        self,
+        *,
+        visibility_s: float,
+        replicas: Mapping[Role, int],
+        broker: str = "sqs",
+        relay: str = POLLING,
     ) -> CampaignSettings:
         """What the proving ground does for it.
 
@@ -73,6 +78,7 @@ class CampaignSpec:
             run=self.run,
             backend=KUBERNETES,
             broker=broker,
+            relay=relay,
         )
         settings.plan()
         return settings

@@ -43,7 +43,7 @@ _RIGHTS: Final = (
 
 @dataclass(frozen=True, slots=True)
 class Pod:
-    """What matters of a pod. `restarts` and the last `exit_code` are its first container's."""
+    """What matters of a pod. `restarts` and `exit_code` are of the container with the admin port."""
 
     name: str
     uid: str
@@ -75,10 +75,15 @@ class Pod:
     def of(cls, found: Any) -> Self:  # noqa: ANN401 - the client ships no types
         """From the client's object."""
         status = found.status
-        container = next(iter(status.container_statuses or ()), None)
+        ports = {
+            c.name: p.container_port
+            for c in found.spec.containers
+            for p in c.ports or ()
+            if p.name == _ADMIN
+        }
+        container = next((c for c in status.container_statuses or () if c.name in ports), None)
         states = (container.state, container.last_state) if container else ()
         ended = next((state.terminated for state in states if state and state.terminated), None)
-        ports = [p for c in found.spec.containers for p in c.ports or () if p.name == _ADMIN]
         return cls(
             name=found.metadata.name,
             uid=found.metadata.uid,
@@ -89,7 +94,7 @@ class Pod:
             leaving=found.metadata.deletion_timestamp is not None,
             restarts=container.restart_count if container else 0,
             exit_code=ended.exit_code if ended else None,
-            admin_port=ports[0].container_port if ports else _ADMIN_PORT,
+            admin_port=next(iter(ports.values()), _ADMIN_PORT),
         )
 
 

@@ -283,14 +283,14 @@ class Drill:
             logger.warning("traces of %s: %s", self._spec.order, error)
             return False
         fault_at = unix(self._status.get("killedAt") or self._status["reachedAt"])
-        if self._spec.point == RELAY_AFTER_PUBLISH:
-            since = (
-                fault_at  # what was published may be handled at once; it is its twin that counts
-            )
-        elif self._spec.point == PRODUCER_AFTER_COMMIT:
-            since = (
-                self._spec.created
-            )  # committed is handed over: a relay may be faster than the fault
+        published = self._spec.point == RELAY_AFTER_PUBLISH
+        alone = self._spec.stalls_alone(relays_share=self._world.settings.relays_share)
+        if (published and alone) or self._spec.point == PRODUCER_AFTER_COMMIT:
+            # Sent, or committed and so handed over: who goes on with it may be faster than the fault.
+            since = self._spec.created
+        elif published:
+            # What was published may be handled at once; it is its twin that counts.
+            since = fault_at
         else:
             # What the pod did not get to do, another may do before this one is dead or has told of it.
             crash = (span.start for span in spans if span.span_id == self._status["spanId"])

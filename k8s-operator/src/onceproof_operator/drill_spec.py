@@ -93,6 +93,10 @@ class DrillSpec:
         role = self.point.partition(".")[0]
         return frozenset({"producer" if role == "relay" and not fixes.outbox else role})
 
+    def stalls_alone(self, *, relays_share: bool) -> bool:
+        """Whether nobody sends while the relay stands still; see `dedup_expected`."""
+        return not relays_share and self.action is Action.STALL and self.point.startswith("relay.")
+
     def dedup_expected(self, fixes: Fixes, *, relays_share: bool = True) -> bool:
         """Whether the same event must come twice to completion, so that the inbox has to absorb it.
 
@@ -103,7 +107,7 @@ class DrillSpec:
         """
         if not (fixes.inbox and fixes.outbox and fixes.dedup_on_event_id):
             return False
-        if self.action is Action.STALL and self.point.startswith("relay.") and not relays_share:
+        if self.stalls_alone(relays_share=relays_share):
             return False
         twice = self.point in {CONSUMER_AFTER_COMMIT, RELAY_AFTER_PUBLISH}
         zombie = self.action is Action.STALL and self.point.startswith(("consumer.", "relay."))

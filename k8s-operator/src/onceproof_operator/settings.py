@@ -40,3 +40,8 @@ class OperatorSettings(BrokerSettings):
     """Where run folders go."""
     http_port: int = Field(default=9000, ge=0, le=65535)
     """Health, metrics and run folders."""
+
+    @property
+    def relays_share(self) -> bool:
+        """Whether another relay takes over what one that stalls has claimed."""
+        return self.relay == "polling"

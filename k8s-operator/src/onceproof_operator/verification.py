@@ -85,7 +85,7 @@ async def verify(spec: DrillSpec, status: Status, world: World) -> Result:
         spans=spans,
         killed_uid=status["pod"]["uid"] if status.holds("Killed") else None,
         redelivered=status.holds("Redelivered"),
-        relays_share=world.settings.relay == "polling",
+        relays_share=world.settings.relays_share,
     )
 
 
