@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""The before/after tables of a workflow run, one for each broker, as Markdown.
+"""The before/after tables of a workflow run, one for each broker and relay, as Markdown.
 
 `summary.py FOLDER... >> $GITHUB_STEP_SUMMARY`
 
@@ -42,22 +42,25 @@ def runs(roots: Iterable[Path]) -> Iterator[tuple[dict[str, Any], dict[str, Any]
 
 
 def columns(roots: Iterable[Path]) -> dict[str, dict[str, dict[str, Any]]]:
-    """By broker, variant to the verdict that counts, naive first and hardened last."""
+    """By broker and relay, variant to the verdict that counts, naive first and hardened last."""
     chosen: dict[tuple[str, str], tuple[tuple[int, float], dict[str, Any]]] = {}
     for info, verdict in runs(roots):
-        key = (info.get("settings", {}).get("broker", "sqs"), info["variant"])
+        settings = info.get("settings", {})
+        relay = settings.get("relay", "polling")
+        where = settings.get("broker", "sqs") + ("" if relay == "polling" else f", relay {relay}")
+        key = (where, info["variant"])
         rank = (info["orders"], info["started_at"])
         if key not in chosen or chosen[key][0] < rank:
             chosen[key] = (rank, verdict)
     found: dict[str, dict[str, dict[str, Any]]] = {}
-    for broker, variant in sorted(chosen, key=_rank):
-        found.setdefault(broker, {})[variant] = chosen[broker, variant][1]
+    for where, variant in sorted(chosen, key=_rank):
+        found.setdefault(where, {})[variant] = chosen[where, variant][1]
     return found
 
 
 def _rank(key: tuple[str, str]) -> tuple[object, ...]:
-    broker, variant = key
-    return broker != "sqs", broker, variant != "naive", variant == "hardened", variant
+    where, variant = key
+    return where != "sqs", where, variant != "naive", variant == "hardened", variant
 
 
 def table(verdicts: dict[str, dict[str, Any]]) -> str:
@@ -78,8 +81,8 @@ def main(arguments: list[str]) -> int:
     """Print the tables and what is missing from them."""
     found = columns(Path(argument) for argument in arguments) or {"sqs": {}}
     complete = True
-    for broker, verdicts in found.items():
-        print(f"## Before and after, over {broker}\n")
+    for where, verdicts in found.items():
+        print(f"## Before and after, over {where}\n")
         if verdicts:
             print(table(verdicts))
         for variant in (each for each in BASELINES if each not in verdicts):

@@ -22,11 +22,12 @@ def leave(
     verdict: str,
     *,
     broker: str | None = None,
+    relay: str = "polling",
     **counts: int,
 ) -> None:
     folder.mkdir(parents=True)
     run = {"variant": variant, "orders": orders, "started_at": 1.0}
-    settings = {"settings": {"broker": broker}} if broker else {}
+    settings = {"settings": {"broker": broker, "relay": relay}} if broker else {}
     (folder / "run.json").write_text(json.dumps(run | settings))
     found = COUNTS | {"orders": orders, "verdict": verdict} | counts
     (folder / "verdict.json").write_text(json.dumps(found))
@@ -67,6 +68,20 @@ def test_each_broker_has_a_table_of_its_own(tmp_path: Path) -> None:
     sqs, kafka = shown.stdout.split("## Before and after, over kafka")
     assert "| **lost** | 3 | 0 |" in sqs
     assert "| **lost** | 5 | 0 |" in kafka
+
+
+def test_each_relay_has_a_table_of_its_own(tmp_path: Path) -> None:
+    for relay, lost in (("polling", 3), ("cdc", 5)):
+        for variant in ("naive", "hardened"):
+            leave(
+                tmp_path / relay / variant, variant, 300, "pass",
+                broker="sqs", relay=relay, lost=lost if variant == "naive" else 0,
+            )  # fmt: skip
+    shown = summary(tmp_path)
+    assert shown.returncode == 0, shown.stderr
+    polling, cdc = shown.stdout.split("## Before and after, over sqs, relay cdc")
+    assert "| **lost** | 3 | 0 |" in polling
+    assert "| **lost** | 5 | 0 |" in cdc
 
 
 def test_half_a_comparison_over_one_broker_is_a_failure(tmp_path: Path) -> None:
