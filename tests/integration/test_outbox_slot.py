@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
+import sys
 from collections import Counter
 from collections.abc import AsyncIterator
+from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
@@ -384,3 +387,33 @@ async def test_the_commands(
     code, dropped = await command("slot", "drop")
     assert (code, dropped) == (0, {"slot": outbox.name, "marked": 0})
     assert (await command("slot", "status"))[0] == 1
+
+
+async def test_debezium_is_prepared_for_once_there_is_a_slot(
+    database_url: str, outbox: Outbox, tmp_path: Path
+) -> None:
+    environment = {
+        "ONCEPROOF_DATABASE_URL": database_url,
+        "ONCEPROOF_CDC_DATABASE_URL": "postgresql://reader@db.example:6432/shop",
+        "ONCEPROOF_DEBEZIUM_DIRECTORY": str(tmp_path),
+        "ONCEPROOF_SLOT": outbox.name,
+        "ONCEPROOF_ADMIN_PORT": "0",
+    }
+    process = await asyncio.create_subprocess_exec(
+        sys.executable, "-m", "onceproof_relay.cdc.configure",
+        env=os.environ | environment, stderr=asyncio.subprocess.PIPE,
+    )  # fmt: skip
+    try:
+        async with asyncio.timeout(DEADLINE_S):
+            assert process.stderr is not None
+            while b"run onceproof outbox slot create" not in await process.stderr.readline():
+                assert process.returncode is None
+            await outbox.slot.create()
+            await process.communicate()
+    finally:
+        if process.returncode is None:
+            process.kill()
+    assert process.returncode == 0
+    written = (tmp_path / "config" / "application.properties").read_text()
+    assert "debezium.source.database.user=reader\n" in written
+    assert f"debezium.source.slot.name={outbox.name}\n" in written

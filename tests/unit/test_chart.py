@@ -9,6 +9,9 @@ import pytest
 import yaml
 
 from onceproof.variants import FIX_NAMES
+from onceproof_relay.cdc import server
+from onceproof_relay.cdc.properties import PASSWORD_VARIABLE
+from onceproof_relay.cdc.settings import CdcSettings
 
 HELM = Path(__file__).parents[2] / "deploy" / "helm"
 CHART = HELM / "onceproof"
@@ -72,6 +75,25 @@ def test_schema_is_closed_and_has_exactly_the_values():
 def test_schema_knows_exactly_the_variants():
     known = {"naive", "hardened", *(f"hardened-{fix}" for fix in FIX_NAMES)}
     assert set(schema["properties"]["variant"]["enum"]) == known
+
+
+def test_debezium_is_told_in_a_pod_what_it_is_told_as_a_child():
+    template = (CHART / "templates" / "_debezium.tpl").read_text()
+    for name, value in server.ENVIRONMENT.items():
+        quoted = f'"{value}"' if value == "false" else value
+        assert f"{{name: {name}, value: {quoted}}}" in template
+    assert f'"{PASSWORD_VARIABLE}"' in template
+    values = yaml.safe_load((CHART / "values.yaml").read_text())
+    assert values["relay"]["debezium"]["javaOptions"] == " ".join(server.JAVA)
+
+
+def test_defaults_of_the_relay_by_change_data_capture():
+    values = yaml.safe_load((CHART / "values.yaml").read_text())["relay"]["debezium"]
+    fields = CdcSettings.model_fields
+    assert values["slot"] == fields["slot"].default
+    assert values["heartbeatSeconds"] == fields["heartbeat_s"].default
+    health = f"containerPort: {fields['debezium_port'].default}"
+    assert health in (CHART / "templates" / "_debezium.tpl").read_text()
 
 
 def pod(**changes):

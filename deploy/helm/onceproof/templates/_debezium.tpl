@@ -3,6 +3,11 @@ What the relay's pod has with `relay.kind: cdc`: an init container that writes D
 the relay's own settings, and Debezium Server, which sends to the relay beside it and to nobody else.
 */}}
 
+{{/* Not empty where the migrations send events: those that a new slot will not give out. */}}
+{{- define "onceproof.migrationsSend" -}}
+{{- if and (eq .Values.relay.kind "cdc") .Values.postgres.embedded }}true{{ end }}
+{{- end }}
+
 {{/* Takes {root, component, env}. */}}
 {{- define "onceproof.debeziumConfiguration" -}}
 - name: configure

@@ -1,7 +1,7 @@
 """`python -m onceproof_relay.cdc.configure`: writes Debezium's configuration, then waits for its slot.
 
-For the init container of a pod in which Debezium Server stands beside the relay: that ends where there is
-no slot yet, and a container that ends is started later each time.
+For the init container of a pod in which Debezium Server stands beside the relay: that ends where there
+is no slot yet, and a container that ends is started later each time.
 """
 
 from __future__ import annotations

@@ -19,8 +19,17 @@ from onceproof_relay.cdc.settings import CdcSettings
 
 logger = logging.getLogger(__name__)
 
-_JAVA: Final = ("-Xmx256m", "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1",
-                "--add-opens=java.base/java.lang=ALL-UNNAMED")  # fmt: skip
+JAVA: Final = ("-Xmx256m", "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1",
+               "--add-opens=java.base/java.lang=ALL-UNNAMED")  # fmt: skip
+ENVIRONMENT: Final = {
+    # The door checks none, and the client insists on some.
+    "AWS_ACCESS_KEY_ID": "door",
+    "AWS_SECRET_ACCESS_KEY": "door",
+    # Or its client speaks a binary protocol that the door does not know.
+    "CBOR_ENABLED": "false",
+    # Its Kubernetes client reads a kubeconfig where it finds one, and lacks the parser for it.
+    "KUBERNETES_AUTH_TRYKUBECONFIG": "false",
+}
 _STOP_S: Final = 10.0
 
 
@@ -64,7 +73,7 @@ def _command(settings: CdcSettings) -> list[str]:
             f"no Debezium Server in {home}: set ONCEPROOF_DEBEZIUM_HOME to its unpacked distribution"
         )
     return [
-        settings.java, *_JAVA, "-cp", f"{runner}:{home}/lib/*", "io.debezium.server.Main",
+        settings.java, *JAVA, "-cp", f"{runner}:{home}/lib/*", "io.debezium.server.Main",
     ]  # fmt: skip
 
 
@@ -73,13 +82,7 @@ def _environment(settings: CdcSettings) -> dict[str, str]:
     return {
         **{name: value for name, value in os.environ.items() if not name.startswith("ONCEPROOF_")},
         PASSWORD_VARIABLE: str(url.password or ""),
-        # The door checks none, and the client insists on some.
-        "AWS_ACCESS_KEY_ID": "door",
-        "AWS_SECRET_ACCESS_KEY": "door",
-        # Or its client speaks a binary protocol that the door does not know.
-        "CBOR_ENABLED": "false",
-        # Its Kubernetes client reads a kubeconfig where it finds one, and lacks the parser for it.
-        "KUBERNETES_AUTH_TRYKUBECONFIG": "false",
+        **ENVIRONMENT,
     }
 
 
