@@ -65,6 +65,11 @@ def variant(pytestconfig: pytest.Config) -> str:
 
 
 @pytest.fixture(scope="session")
+def relay(pytestconfig: pytest.Config) -> str:
+    return str(pytestconfig.getoption("--relay"))
+
+
+@pytest.fixture(scope="session")
 def context(pytestconfig: pytest.Config) -> str:
     return str(pytestconfig.getoption("--context"))
 

@@ -95,7 +95,7 @@ _HARDENED = {
 # Debezium is the one reader of its slot: nobody sends instead of a relay that stalls.
 _OVER_CDC = {
     RELAY_BEFORE_PUBLISH: {"kill": _ONCE, "stall": _ONCE, "drop": _ONCE},
-    RELAY_AFTER_PUBLISH: {"kill": _TWO_MESSAGES, "stall": _EITHER, "drop": _TWO_MESSAGES},
+    RELAY_AFTER_PUBLISH: {"kill": _TWO_MESSAGES, "stall": _ONCE, "drop": _TWO_MESSAGES},
 }
 _NAIVE = {
     PRODUCER_AFTER_COMMIT: {"kill": _LOST, "stall": _ONCE, "drop": _LOST},
