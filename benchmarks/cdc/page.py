@@ -17,11 +17,17 @@ from pathlib import Path
 from typing import Any, Final
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from pydantic import SecretStr
 
 from benchmarks.cdc.relays import CDC, CDC_DELETED, EACH_SECOND, EACH_TENTH, NOBODY, WOKEN
 from benchmarks.cdc.steady import RATES
 from benchmarks.figures import Spread
 from benchmarks.report import number
+from onceproof.outbox import RelaySettings
+from onceproof.service import BrokerSettings
+from onceproof_relay.cdc.properties import properties
+from onceproof_relay.cdc.settings import CdcSettings
+from onceproof_relay.settings import RelayServiceSettings
 
 DOCS: Final = Path(__file__).parents[2] / "docs"
 PAGE: Final = DOCS / "cdc-or-polling.md"
@@ -99,6 +105,8 @@ def render(document: Mapping[str, Any]) -> str:
         document=document, measured=measured, cell=cell, spread=spread, number=number,
         median=measured.median, rates=list(RATES), latency=_OF_LATENCY, woken=WOKEN,
         each_second=EACH_SECOND, cdc=CDC, deleted=CDC_DELETED, nobody=NOBODY,
+        settings=_own_settings(), debezium_settings=_debezium_settings(),
+        met_lease=_met_lease(measured),
     )  # fmt: skip
 
 
@@ -147,6 +155,32 @@ text {{ font: 12px system-ui, sans-serif; fill: #777 }}
 {content}
 </svg>
 """
+
+
+def _met_lease(measured: Measured) -> bool:
+    """Whether an event of a polling relay that was killed waited for its lease to end."""
+    cases = measured.samples["cdc-recovery"]
+    return any(
+        each["values"]["worst_s"] > RelaySettings().lease_s / 2
+        for name, samples in cases.items()
+        if name.startswith("polling")
+        for each in samples
+    )
+
+
+def _own_settings() -> dict[str, int]:
+    """How many settings each relay has besides those of any service with a broker."""
+    shared = BrokerSettings.model_fields.keys()
+    return {
+        "polling": len(RelayServiceSettings.model_fields.keys() - shared),
+        "cdc": len(CdcSettings.model_fields.keys() - shared),
+    }
+
+
+def _debezium_settings() -> int:
+    """How many lines its configuration has."""
+    url = SecretStr("postgresql://reader@db/shop")
+    return len(properties(CdcSettings(database_url=url, cdc_database_url=url)))
 
 
 def kept(document: Mapping[str, Any]) -> dict[str, Any]:
