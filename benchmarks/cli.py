@@ -44,7 +44,7 @@ be run here is reported with the reason. Results: a table, JSON, and one HTML pa
 
     make bench ARGS=--list                        what there is
     make bench ARGS="--only consumer --quick"     half a minute, to see that it works
-    make bench                                    all of it, about half an hour
+    make bench                                    all of it, more than an hour
     make bench ARGS="--only relay --repeats 9"    narrower spreads
     make bench ARGS="--only outbox- --outbox-rows 10000000"
 
