@@ -21,6 +21,7 @@ from onceproof.crashpoints import (
 )
 from onceproof.events import Event
 from onceproof.outbox.dispatch import Dispatcher
+from onceproof_relay.cdc import configure
 from onceproof_relay.cdc.door import HEARTBEATS, Door
 from onceproof_relay.cdc.properties import as_text, properties
 from onceproof_relay.cdc.settings import CdcSettings
@@ -170,3 +171,26 @@ def test_the_configuration_holds_no_password_and_the_guard(tmp_path: Path) -> No
     assert "\n" not in "".join(lines.values())
     assert r"replacement=\\${routedByValue}" in text
     assert "secret" not in json.dumps(settings.printable())
+
+
+def test_what_prepares_for_debezium_is_not_taken_for_the_relay(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("ONCEPROOF_DATABASE_URL", "postgresql://app:apppass@db/shop")
+    monkeypatch.setenv("ONCEPROOF_CDC_DATABASE_URL", "postgresql://reader@db/shop")
+    monkeypatch.setenv("ONCEPROOF_ADMIN_PORT", "9000")
+    monkeypatch.setenv("ONCEPROOF_CHAOS_ENABLED", "true")
+    monkeypatch.setenv("ONCEPROOF_DEBEZIUM_DIRECTORY", str(tmp_path))
+    found = configure.own_settings()
+    assert (found.admin_port, found.admin_host, found.chaos_enabled) == (0, "127.0.0.1", False)
+    assert found.debezium_directory == tmp_path
+
+
+def test_nothing_is_prepared_without_settings(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("ONCEPROOF_DATABASE_URL", "postgresql://app:apppass@db/shop")
+    monkeypatch.setenv("ONCEPROOF_DEBEZIUM_DIRECTORY", str(tmp_path))
+    assert configure.main() == 78
+    assert "ONCEPROOF_CDC_DATABASE_URL" in capsys.readouterr().err
+    assert not (tmp_path / "config").exists()

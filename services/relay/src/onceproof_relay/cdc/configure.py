@@ -18,7 +18,12 @@ from onceproof_relay.cdc.watch import require_made
 
 def main() -> int:
     """Do it; the exit code."""
-    return run_service(CdcSettings, configure)
+    return run_service(own_settings, configure)
+
+
+def own_settings() -> CdcSettings:
+    """The relay's, without its admin port: who arms crash points there would arm this, which ends."""
+    return CdcSettings(admin_host="127.0.0.1", admin_port=0, chaos_enabled=False, crash_points=[])
 
 
 async def configure(runtime: Runtime[CdcSettings]) -> None:
