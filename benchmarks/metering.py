@@ -95,14 +95,14 @@ class Meter:
         self._position = await self._connection.fetchval(_POSITION)
         self._stopped = None
         self.running = True
-        self._cpu = self._cpu_now()
+        self._cpu = cpu_of(self._processes)
 
     async def stop(self) -> None:
         """End the timed part; the processes must still be there."""
         if not self.running:
             return
         self.running = False
-        now = self._cpu_now()
+        now = cpu_of(self._processes)
         position = await self._connection.fetchval(_POSITION)
         self._stopped = Resources(
             cpu_s={name: now[name] - self._cpu[name] for name in now if name in self._cpu},
@@ -135,12 +135,19 @@ class Meter:
             return None
         return None if found is None else int(found)
 
-    def _cpu_now(self) -> dict[str, float]:
-        found = {}
-        for name, process in self._processes.items():
-            with contextlib.suppress(psutil.Error):
-                found[name] = cpu_s(process)
-        return found
+
+def cpu_of(parts: Mapping[str, psutil.Process]) -> dict[str, float]:
+    """CPU seconds by part, without those that are gone.
+
+    What a process started is counted with it, unless it is a part of its own.
+    """
+    own = {process.pid for process in parts.values()}
+    found = {}
+    for name, process in parts.items():
+        with contextlib.suppress(psutil.Error):
+            others = [each for each in process.children(recursive=True) if each.pid in own]
+            found[name] = cpu_s(process) - sum(map(cpu_s, others))
+    return found
 
 
 def cpu_s(process: psutil.Process) -> float:

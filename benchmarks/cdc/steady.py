@@ -14,7 +14,7 @@ from benchmarks.cdc.relays import Kind
 from benchmarks.cdc.round import WITHIN_S, Round, around, require_each
 from benchmarks.figures import Sample
 from benchmarks.latency import Latency
-from benchmarks.metering import cpu_s
+from benchmarks.metering import cpu_of
 
 RATES: Final = {10: 10.0, 100: 6.0, 1000: 5.0}
 """Orders per second, and for how many seconds."""
@@ -62,7 +62,7 @@ class Steady:
             committed: set[str] = set()
             for rate, seconds in self._rates.items():
                 values |= await self._at_rate(this, rate, seconds, parts, committed)
-            before = _cpu(parts)
+            before = cpu_of(parts)
             await asyncio.sleep(_IDLE_S)
             for name, used in _since(before, parts).items():
                 values[f"{name}_idle_cpu_percent"] = 100 * used / _IDLE_S
@@ -79,7 +79,7 @@ class Steady:
         parts: Mapping[str, psutil.Process],
         committed: set[str],
     ) -> dict[str, float]:
-        before, arrived, began = _cpu(parts), len(this.arrivals.at), time.perf_counter()
+        before, arrived, began = cpu_of(parts), len(this.arrivals.at), time.perf_counter()
         at_commit = await this.offering.offer(rate, seconds)
         taken = time.perf_counter() - began
         await this.arrivals.until(arrived + len(at_commit), WITHIN_S)
@@ -105,15 +105,5 @@ def _parts(at: Bench, processes: Mapping[str, int]) -> dict[str, psutil.Process]
     return found | at.where.meter.servers()
 
 
-def _cpu(parts: Mapping[str, psutil.Process]) -> dict[str, float]:
-    """CPU seconds; what a process started is counted with it, unless it is a part of its own."""
-    own = {process.pid for process in parts.values()}
-    found = {}
-    for name, process in parts.items():
-        others = [each for each in process.children(recursive=True) if each.pid in own]
-        found[name] = cpu_s(process) - sum(map(cpu_s, others))
-    return found
-
-
 def _since(before: Mapping[str, float], parts: Mapping[str, psutil.Process]) -> dict[str, float]:
-    return {name: now - before[name] for name, now in _cpu(parts).items()}
+    return {name: now - before[name] for name, now in cpu_of(parts).items()}

@@ -3,6 +3,8 @@ from __future__ import annotations
 import json
 import sys
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 from sqlalchemy import text
@@ -19,6 +21,7 @@ from benchmarks.figures import (
     require_published_once,
 )
 from benchmarks.latency import Latency
+from benchmarks.metering import cpu_of
 from benchmarks.null_broker import NullSubscriber, deliveries
 from benchmarks.outbox_scale import require_sent_once
 from benchmarks.relaying import with_numbers
@@ -125,3 +128,22 @@ def test_a_relay_statement_with_a_new_parameter_is_refused_by_the_ceiling() -> N
     assert with_numbers("a $1 $2", {1: "x", 2: "y"}) == "a x y"
     with pytest.raises(KeyError):
         with_numbers("a $1 $2", {1: "x"})
+
+
+def test_a_part_that_another_part_started_is_counted_once():
+    class Process:
+        def __init__(self, pid: int, cpu: float, *children: Process) -> None:
+            self.pid, self._cpu, self._children = pid, cpu, list(children)
+
+        def children(self, *, recursive: bool) -> list[Process]:
+            assert recursive
+            return self._children
+
+        def cpu_times(self) -> SimpleNamespace:
+            return SimpleNamespace(user=self._cpu, system=0, children_user=0, children_system=0)
+
+    watcher = Process(2, 1.0)
+    java: Any = Process(3, 30.0)
+    relay: Any = Process(1, 500.0, watcher, java)
+    assert cpu_of({"relay": relay}) == {"relay": 531.0}
+    assert cpu_of({"relay": relay, "debezium": java}) == {"relay": 501.0, "debezium": 30.0}
