@@ -6,6 +6,7 @@ import asyncio
 import itertools
 import json
 import os
+import time
 from collections import Counter
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -54,12 +55,21 @@ async def fresh_queue(client: Any) -> AsyncIterator[tuple[str, str]]:  # noqa: A
         await client.delete_queue(QueueUrl=url)
 
 
-async def until_filled(client: Any, url: str, messages: int, within_s: float) -> None:  # noqa: ANN401
+async def until_filled(
+    client: Any,  # noqa: ANN401 - aiobotocore has no types
+    url: str,
+    messages: int,
+    within_s: float,
+) -> list[tuple[float, int]]:
     """Wait until a queue that nobody reads has so many messages.
+
+    Returns:
+        How it filled: moments of `time.perf_counter`, and how many messages it had.
 
     Raises:
         InvalidRunError: it did not get them in time.
     """
+    filled: list[tuple[float, int]] = []
     found = 0
     try:
         async with asyncio.timeout(within_s):
@@ -69,10 +79,12 @@ async def until_filled(client: Any, url: str, messages: int, within_s: float) ->
                     QueueUrl=url, AttributeNames=["ApproximateNumberOfMessages"]
                 )
                 found = int(answer["Attributes"]["ApproximateNumberOfMessages"])
+                filled.append((time.perf_counter(), found))
     except TimeoutError:
         raise InvalidRunError(
             f"{found} of {messages} messages were in the queue after {within_s:.0f} s"
         ) from None
+    return filled
 
 
 async def require_each_once(client: Any, url: str, events: int) -> None:  # noqa: ANN401

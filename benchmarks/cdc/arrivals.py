@@ -6,45 +6,40 @@ import asyncio
 import json
 import time
 from collections import Counter
-from types import TracebackType
-from typing import Any, Final, Self
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any, Final
 
 from benchmarks.figures import InvalidRunError
 from benchmarks.queue_content import BATCH
+from onceproof.service import alongside
 
 _READERS: Final = 4
 _WAIT_S: Final = 1
 
 
-class Arrivals:
-    """Reads a queue while it is used as a context. What it reads stays invisible and is never deleted.
+@asynccontextmanager
+async def arrivals_of(client: Any, url: str) -> AsyncIterator[Arrivals]:  # noqa: ANN401 - no types
+    """Read a queue meanwhile. What is read stays invisible and is never deleted.
 
     Args:
         client: of the queue server.
         url: of the queue.
     """
+    arrivals = Arrivals(client, url)
+    async with alongside(*(arrivals.read() for _ in range(_READERS))):
+        yield arrivals
+
+
+class Arrivals:
+    """What was received so far: when each event came first, and how often."""
 
     def __init__(self, client: Any, url: str) -> None:  # noqa: ANN401 - aiobotocore has no types
         self._client = client
         self._url = url
-        self._readers: list[asyncio.Task[None]] = []
         self._more = asyncio.Event()
         self.at: dict[str, float] = {}
         self.seen: Counter[str] = Counter()
-
-    async def __aenter__(self) -> Self:
-        self._readers = [asyncio.create_task(self._read()) for _ in range(_READERS)]
-        return self
-
-    async def __aexit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        for reader in self._readers:
-            reader.cancel()
-        await asyncio.gather(*self._readers, return_exceptions=True)
 
     async def until(self, events: int, within_s: float) -> None:
         """Wait until so many distinct events were received.
@@ -62,7 +57,8 @@ class Arrivals:
                 f"{len(self.at)} of {events} events arrived within {within_s:.0f} s"
             ) from None
 
-    async def _read(self) -> None:
+    async def read(self) -> None:
+        """Receive until cancelled."""
         while True:
             answer = await self._client.receive_message(
                 QueueUrl=self._url, MaxNumberOfMessages=BATCH, WaitTimeSeconds=_WAIT_S

@@ -7,18 +7,19 @@ the relay's share of the machine.
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from typing import Any, Final
 
 from benchmarks.bench import Bench
-from benchmarks.cdc.filling import filling, when
 from benchmarks.cdc.relays import Kind, relay_of
 from benchmarks.figures import Sample
 from benchmarks.outbox_table import add_rows
 from benchmarks.peers.relays import Target
-from benchmarks.queue_content import fresh_queue, require_each_once
+from benchmarks.queue_content import fresh_queue, require_each_once, until_filled
 from onceproof.outbox.wakeup import CHANNEL
 
 _WARM_UP: Final = 500
+_STUCK_S: Final = 300.0
 
 
 class Burst:
@@ -61,17 +62,17 @@ class Burst:
             async with relay_of(self._at, self._kind, Target(server.endpoint, queue, url)) as relay:
                 await relay.start()
                 await self._commit(1, _WARM_UP, queue)
-                await filling(self._client, url, _WARM_UP)
+                await until_filled(self._client, url, _WARM_UP, _STUCK_S)
                 await where.settle("onceproof.outbox")
                 await where.meter.start(relay.processes())
                 await self._commit(1 + _WARM_UP, self._orders, queue)
                 committed = time.perf_counter()
-                filled = await filling(self._client, url, total)
+                filled = await until_filled(self._client, url, total, _STUCK_S)
                 await where.meter.stop()
             resources = await where.meter.collect()
             await require_each_once(self._client, url, total)
         share = {
-            f"{name}_s": when(filled, _WARM_UP + self._orders * part) - committed
+            f"{name}_s": _when(filled, _WARM_UP + self._orders * part) - committed
             for name, part in (("half", 0.5), ("p99", 0.99), ("last", 1.0))
         }
         return Sample(self._orders, share["last_s"], 0, 0, resources, values=share)
@@ -80,3 +81,8 @@ class Burst:
         await add_rows(self._at.where, orders, first=first, destination=queue)
         if self._kind.woken:
             await self._at.where.connection.execute("SELECT pg_notify($1, '')", CHANNEL)
+
+
+def _when(filled: Sequence[tuple[float, int]], messages: float) -> float:
+    """The first moment at which it had so many."""
+    return next(at for at, found in filled if found >= messages)

@@ -92,6 +92,6 @@ class Load:
                     while (await kept.pending())[0]:
                         await kept.advance()
                         await asyncio.sleep(0.2)
-                await Slot(engine, slot).delete_sent(older_than_s=0)
+                await kept.delete_sent(older_than_s=0)
         finally:
             await engine.dispose()

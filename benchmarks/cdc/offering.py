@@ -8,18 +8,18 @@ from __future__ import annotations
 
 import asyncio
 import time
-from contextlib import AsyncExitStack
-from types import TracebackType
-from typing import Final, Self
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from typing import Final
 
 import asyncpg
-from sqlalchemy.ext.asyncio import AsyncEngine
 
 from benchmarks.cdc.relays import Kind
 from benchmarks.database import Database
 from benchmarks.null_broker import order_event
 from onceproof.outbox import Waker
 from onceproof.postgres import create_engine
+from onceproof.service import alongside
 from onceproof_chaos.environment import asyncpg_url
 
 _CONNECTIONS: Final = 8
@@ -40,43 +40,39 @@ _FUNCTION: Final = """
 _WRITE: Final = "SELECT bench_order($1, $2, $3, $4, $5, $6, $7)"
 
 
-class Offering:
-    """Writers with connections of their own, and the producer's notifications; use it as a context.
+@asynccontextmanager
+async def offering_of(where: Database, kind: Kind, queue: str) -> AsyncIterator[Offering]:
+    """Writers, with the producer's notifications where the relay is woken.
 
     Args:
         where: the database.
         kind: whether rows are deleted at once, and whether the relay is woken.
         queue: where the events go.
     """
+    await where.connection.execute(_FUNCTION)
+    if not kind.woken:
+        yield Offering(where, kind, queue)
+        return
+    engine = create_engine(where.library_url(), application_name="onceproof-bench", pool_size=1)
+    waker = Waker(engine)
+    try:
+        async with alongside(waker.run()):
+            yield Offering(where, kind, queue, waker.wake)
+    finally:
+        await engine.dispose()
 
-    def __init__(self, where: Database, kind: Kind, queue: str) -> None:
+
+class Offering:
+    """Writers with connections of their own; see `offering_of`."""
+
+    def __init__(
+        self, where: Database, kind: Kind, queue: str, tell: Callable[[], None] = lambda: None
+    ) -> None:
         self._where = where
         self._kind = kind
         self._queue = queue
-        self._stack = AsyncExitStack()
-        self._engine: AsyncEngine | None = None
-        self._waker: Waker | None = None
+        self._tell = tell
         self._offered = 0
-
-    async def __aenter__(self) -> Self:
-        await self._where.connection.execute(_FUNCTION)
-        if self._kind.woken:
-            self._engine = create_engine(
-                self._where.library_url(), application_name="onceproof-bench", pool_size=1
-            )
-            self._stack.push_async_callback(self._engine.dispose)
-            self._waker = Waker(self._engine)
-            task = asyncio.create_task(self._waker.run())
-            self._stack.callback(task.cancel)
-        return self
-
-    async def __aexit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        await self._stack.aclose()
 
     async def offer(self, orders_per_s: float, seconds: float) -> dict[str, float]:
         """Commit orders for so long; when each commit returned, by event id.
@@ -110,8 +106,7 @@ class Offering:
                     except (asyncpg.PostgresError, asyncpg.InterfaceError, OSError):
                         connection = await self._connect()
                 committed[rows[number][0]] = time.perf_counter()
-                if self._waker is not None:
-                    self._waker.wake()
+                self._tell()
             await connection.close()
 
         async with asyncio.TaskGroup() as group:

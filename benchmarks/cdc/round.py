@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from benchmarks.bench import Bench
-from benchmarks.cdc.arrivals import Arrivals
-from benchmarks.cdc.offering import Offering
+from benchmarks.cdc.arrivals import Arrivals, arrivals_of
+from benchmarks.cdc.offering import Offering, offering_of
 from benchmarks.cdc.relays import Kind, Running, relay_of
 from benchmarks.contest import NotRunError
 from benchmarks.figures import InvalidRunError
@@ -57,8 +57,8 @@ async def around(at: Bench, client: Any, kind: Kind) -> AsyncIterator[Round]:  #
     async with (
         fresh_queue(client) as (queue, url),
         AsyncExitStack() as stack,
-        Offering(at.where, kind, queue) as offering,
-        Arrivals(client, url) as arrivals,
+        offering_of(at.where, kind, queue) as offering,
+        arrivals_of(client, url) as arrivals,
     ):
         relay = None
         to = Target(server.endpoint, queue, url)

@@ -9,18 +9,18 @@ import time
 from typing import Any, Final
 
 from benchmarks.bench import Bench
-from benchmarks.cdc.filling import filling
 from benchmarks.cdc.relays import Kind, relay_of
 from benchmarks.cdc.round import TABLES
 from benchmarks.contest import NotRunError
 from benchmarks.figures import Sample
 from benchmarks.outbox_table import add_rows
 from benchmarks.peers.relays import Target
-from benchmarks.queue_content import fresh_queue, require_each_once
+from benchmarks.queue_content import fresh_queue, require_each_once, until_filled
 from onceproof.outbox import Slot
 from onceproof.postgres import create_engine
 
 _ORDERS: Final = 10_000
+_STUCK_S: Final = 300.0
 _OTHER_BYTES: Final = 2_000
 """Written elsewhere for each order."""
 _ELSEWHERE: Final = (
@@ -79,7 +79,7 @@ class Standing:
                 started = time.perf_counter()
                 await relay.start()
                 ready = time.perf_counter()
-                sent = (await filling(self._client, url, _ORDERS))[-1][0]
+                sent = (await until_filled(self._client, url, _ORDERS, _STUCK_S))[-1][0]
             await require_each_once(self._client, url, _ORDERS)
         values |= {"start_s": ready - started, "caught_up_s": sent - started}
         return Sample(_ORDERS, sent - started, 0, 0, values=values)

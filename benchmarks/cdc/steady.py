@@ -28,21 +28,13 @@ class Steady:
         at: the servers.
         client: of the queue server.
         kind: the relay.
-        rates: orders per second, and for how many seconds.
     """
 
-    def __init__(
-        self,
-        at: Bench,
-        client: Any,  # noqa: ANN401 - aiobotocore has no types
-        kind: Kind,
-        rates: Mapping[int, float] = RATES,
-    ) -> None:
+    def __init__(self, at: Bench, client: Any, kind: Kind) -> None:  # noqa: ANN401 - no types
         self.name = kind.name
         self._at = at
         self._client = client
         self._kind = kind
-        self._rates = rates
 
     async def prepare(self) -> None:
         """Nothing: each run warms its relay up."""
@@ -60,7 +52,7 @@ class Steady:
             relay = this.running()
             parts = _parts(self._at, relay.processes())
             committed: set[str] = set()
-            for rate, seconds in self._rates.items():
+            for rate, seconds in RATES.items():
                 values |= await self._at_rate(this, rate, seconds, parts, committed)
             before = cpu_of(parts)
             await asyncio.sleep(_IDLE_S)

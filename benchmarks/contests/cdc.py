@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager
-from functools import partial
-from typing import Final
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from typing import Any, Final
 
 from benchmarks.bench import Bench
 from benchmarks.cdc.burst import Burst
@@ -15,43 +14,40 @@ from benchmarks.cdc.relays import CDC, CDC_DELETED, EACH_SECOND, EACH_TENTH, NOB
 from benchmarks.cdc.standing import Standing
 from benchmarks.cdc.steady import RATES, Steady
 from benchmarks.contest import Contender, Contest, Question
-from benchmarks.contests.opening import QUEUE, broker_of
+from benchmarks.contests.opening import QUEUE
+from benchmarks.queue_content import sqs_client
 
 CAPTURE: Final = f"{QUEUE}, Java 21 and Maven"
+Open = Callable[[Bench], AbstractAsyncContextManager[Sequence[Contender]]]
 
 
-@asynccontextmanager
-async def _latency(at: Bench) -> AsyncIterator[Sequence[Contender]]:
-    async with broker_of(at) as (_, client):
-        yield [Steady(at, client, kind) for kind in (WOKEN, EACH_TENTH, EACH_SECOND, CDC)]
+def _of(make: Callable[[Bench, Any], Sequence[Contender]]) -> Open:
+    """Opens a contest of contenders that share a client of the queue server."""
+
+    @asynccontextmanager
+    async def opened(at: Bench) -> AsyncIterator[Sequence[Contender]]:
+        server = await at.queue_server()
+        async with sqs_client(server.endpoint) as client:
+            yield make(at, client)
+
+    return opened
 
 
-@asynccontextmanager
-async def _burst(at: Bench, orders: int) -> AsyncIterator[Sequence[Contender]]:
-    async with broker_of(at) as (_, client):
-        yield [Burst(at, client, kind, orders) for kind in (WOKEN, CDC)]
+def _latency(at: Bench, client: Any) -> Sequence[Contender]:  # noqa: ANN401 - no types
+    return [Steady(at, client, kind) for kind in (WOKEN, EACH_TENTH, EACH_SECOND, CDC)]
 
 
-@asynccontextmanager
-async def _load(at: Bench) -> AsyncIterator[Sequence[Contender]]:
-    async with broker_of(at) as (_, client):
-        kinds = (NOBODY, WOKEN, EACH_SECOND, CDC, CDC_DELETED)
-        yield [Load(at, client, kind) for kind in kinds]
+def _load(at: Bench, client: Any) -> Sequence[Contender]:  # noqa: ANN401
+    return [Load(at, client, kind) for kind in (NOBODY, WOKEN, EACH_SECOND, CDC, CDC_DELETED)]
 
 
-@asynccontextmanager
-async def _recovery(at: Bench) -> AsyncIterator[Sequence[Contender]]:
-    async with broker_of(at) as (_, client):
-        yield [Recovery(at, client, case) for case in CASES]
+def _recovery(at: Bench, client: Any) -> Sequence[Contender]:  # noqa: ANN401
+    return [Recovery(at, client, case) for case in CASES]
 
 
-@asynccontextmanager
-async def _standing(at: Bench) -> AsyncIterator[Sequence[Contender]]:
-    async with broker_of(at) as (_, client):
-        yield [
-            Standing(at, client, kind, others=others)
-            for kind in (WOKEN, CDC) for others in (False, True)
-        ]  # fmt: skip
+def _standing(at: Bench, client: Any) -> Sequence[Contender]:  # noqa: ANN401
+    kinds = (WOKEN, CDC)
+    return [Standing(at, client, kind, others=o) for kind in kinds for o in (False, True)]
 
 
 def contests(burst: int) -> list[Contest]:
@@ -60,6 +56,10 @@ def contests(burst: int) -> list[Contest]:
     Args:
         burst: orders of the burst.
     """
+
+    def bursts(at: Bench, client: Any) -> Sequence[Contender]:  # noqa: ANN401
+        return [Burst(at, client, kind, burst) for kind in (WOKEN, CDC)]
+
     p99 = [
         Question(f"{kind.name}: p99 at {rate} orders/s", kind.name, None,
                  measure=f"p99_ms_at_{rate}", better="less", unit="ms")
@@ -68,27 +68,27 @@ def contests(burst: int) -> list[Contest]:
     return [
         Contest(
             "cdc-latency", "From commit to receipt: polling, woken polling, change data capture",
-            _latency, p99, needs=CAPTURE, timed=False,
+            _of(_latency), p99, needs=CAPTURE, timed=False,
         ),
         Contest(
             "cdc-burst", f"{burst} orders in one commit: polling and change data capture",
-            partial(_burst, orders=burst),
+            _of(bursts),
             [Question("cdc / polling, woken", CDC.name, WOKEN.name)], needs=CAPTURE,
         ),
         Contest(
-            "cdc-load", "What each relay does to the database, clean-up included", _load,
+            "cdc-load", "What each relay does to the database, clean-up included", _of(_load),
             [Question(f"{kind.name}: WAL of an order", kind.name, None, measure="wal_bytes_per_order",
                       better="less", unit="B") for kind in (WOKEN, CDC, CDC_DELETED)],
             needs=CAPTURE, timed=False,
         ),
         Contest(
-            "cdc-recovery", "A part is killed: the longest time without an event", _recovery,
+            "cdc-recovery", "A part is killed: the longest time without an event", _of(_recovery),
             [Question(case.name, case.name, None, measure="silence_s", better="less", unit="s")
              for case in CASES],
             needs=CAPTURE, timed=False,
         ),
         Contest(
-            "cdc-standing", "The relay stands while orders come, and catches up", _standing,
+            "cdc-standing", "The relay stands while orders come, and catches up", _of(_standing),
             [Question(f"{name}: WAL kept for an order", name, None, measure="wal_kept_per_order",
                       better="less", unit="B")
              for name in (f"{CDC.name}, alone", f"{CDC.name}, others write")],
