@@ -67,9 +67,15 @@ async def test_a_kill_from_selection_to_verdict(scene: Scene) -> None:
 async def test_what_was_handled_before_the_fault(
     scene: Scene, point: str, component: str, counts: bool
 ) -> None:
+    made = await handled_before(scene, component, crashPoint=point, action="drop")
+    assert said(made, "Redelivered")[0] == ("True" if counts else "False")
+
+
+async def handled_before(scene: Scene, component: str, **spec: Any) -> dict[str, Any]:
+    """A drill without a kill, whose order was handled before its fault; it is over."""
     pod = scene.cluster.add(component)
     labels = {"app.kubernetes.io/component": component}
-    made = scene.make(crashPoint=point, action="drop", labels=labels, created=time.time() - 5)
+    made = scene.make(labels=labels, created=time.time() - 5, **spec)
     task = scene.start(made)
     await until_said(made, "Armed")
     scene.traces.handled(at=time.time() - 1)
@@ -77,7 +83,7 @@ async def test_what_was_handled_before_the_fault(
     await until_said(made, "Killed", "False")
     scene.quiet.set()
     await task
-    assert said(made, "Redelivered")[0] == ("True" if counts else "False")
+    return made
 
 
 @pytest.mark.parametrize(("relay", "counts"), [("polling", False), ("cdc", True)])
@@ -85,19 +91,9 @@ async def test_what_a_relay_sent_before_it_stands_still_comes_again_from_another
     scene: Scene, relay: str, counts: bool
 ) -> None:
     scene.world.settings = settings(relay=relay)
-    pod = scene.cluster.add("relay")
-    labels = {"app.kubernetes.io/component": "relay"}
-    made = scene.make(
-        crashPoint="relay.after_publish", action="stall", stallSeconds=0.1, labels=labels,
-        created=time.time() - 5,
-    )  # fmt: skip
-    task = scene.start(made)
-    await until_said(made, "Armed")
-    scene.traces.handled(at=time.time() - 1)
-    scene.reach(pod)
-    await until_said(made, "Killed", "False")
-    scene.quiet.set()
-    await task
+    made = await handled_before(
+        scene, "relay", crashPoint="relay.after_publish", action="stall", stallSeconds=0.1
+    )
     assert said(made, "Redelivered")[0] == ("True" if counts else "False")
     assert made["status"]["verdict"] == ("pass" if counts else "inconclusive")
 

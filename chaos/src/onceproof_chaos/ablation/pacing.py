@@ -17,10 +17,10 @@ import asyncpg
 from onceproof.errors import BrokerUnavailableError
 from onceproof.ports import Subscriber
 from onceproof.service import Broker
+from onceproof_chaos.drain import PENDING
 from onceproof_chaos.environment import Stage, asyncpg_url
 from onceproof_chaos.workload import Order
 
-_PENDING: Final = "SELECT count(*) FROM onceproof.outbox WHERE published_at IS NULL"
 _FIRST_POLL_S: Final = 0.03
 _MAX_POLL_S: Final = 0.25
 
@@ -60,7 +60,7 @@ class Quiet:
         """Whether outbox and queues are empty, in-flight messages included, and no fault is going on."""
         # The outbox first: a row is marked after its message is in the queue, so what is not in the
         # outbox any more is seen in the queue, or was handled.
-        if not self._idle() or await self._pipeline.fetchval(_PENDING):
+        if not self._idle() or await self._pipeline.fetchval(PENDING):
             return False
         try:
             # In the sequence in which an order goes through them, for the same reason.
