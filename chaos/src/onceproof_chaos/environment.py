@@ -25,7 +25,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 from onceproof.brokers.kafka import KafkaSettings
 from onceproof.brokers.sqs import SqsBroker
 from onceproof.errors import ConfigurationError
-from onceproof.outbox import Slot
+from onceproof.outbox import Slot, slot_statements
 from onceproof.postgres import create_engine, normalise_url, upgrade
 from onceproof.service import Broker
 from onceproof_chaos.backend import Role
@@ -264,8 +264,7 @@ async def captured(where: Servers, database: str, queue: str, home: Path) -> Asy
         async with _connected(url) as (admin, engine):
             await admin.execute(
                 f"CREATE ROLE \"{role}\" LOGIN REPLICATION PASSWORD '{password}' CONNECTION LIMIT 8; "
-                f'GRANT USAGE ON SCHEMA onceproof TO "{role}"; '
-                f'GRANT SELECT ON onceproof.outbox TO "{role}"'
+                + slot_statements.grants(f'"{role}"')
             )
             await Slot(engine, role).create(queue)
         host, port = where.tcp or (normalise_url(url).host, normalise_url(url).port or 5432)
@@ -274,8 +273,7 @@ async def captured(where: Servers, database: str, queue: str, home: Path) -> Asy
     finally:
         # Connected anew: the server may have been restarted.
         async with _connected(url) as (admin, engine):
-            await _drop_slot(admin, role)
-            await Slot(engine, role).drop()
+            await _drop(Slot(engine, role))
             await admin.execute(f'DROP OWNED BY "{role}"; DROP ROLE "{role}"')
 
 
@@ -290,20 +288,16 @@ async def _connected(url: str) -> AsyncIterator[tuple[asyncpg.Connection, AsyncE
         await connection.close()
 
 
-async def _drop_slot(admin: asyncpg.Connection, slot: str) -> None:
+async def _drop(slot: Slot) -> None:
     """Its reader was stopped, but may hold it for a moment longer."""
     async for attempt in tenacity.AsyncRetrying(
-        retry=tenacity.retry_if_exception_type(asyncpg.ObjectInUseError),
+        retry=tenacity.retry_if_exception_type(ConfigurationError),
         stop=tenacity.stop_after_delay(30),
         wait=tenacity.wait_fixed(0.1),
         reraise=True,
     ):
         with attempt:
-            await admin.execute(
-                "SELECT pg_drop_replication_slot(slot_name) FROM pg_replication_slots "
-                "WHERE slot_name = $1",
-                slot,
-            )
+            await slot.drop()
 
 
 @asynccontextmanager

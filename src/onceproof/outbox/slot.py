@@ -18,6 +18,7 @@ from dataclasses import dataclass, replace
 from enum import StrEnum
 from typing import Final
 
+import asyncpg
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from onceproof.errors import ConfigurationError
@@ -152,11 +153,15 @@ class Slot:
             await connection.execute(f'DROP PUBLICATION IF EXISTS "{self.name}"')
             await connection.execute(statements.UNREGISTER, self.name)
 
+        in_use = ConfigurationError(f"somebody reads slot {self.name}: stop Debezium first")
         if (await self.status()).state is SlotState.READ:
-            raise ConfigurationError(f"somebody reads slot {self.name}: stop Debezium first")
+            raise in_use
         settled = await self.settle()
-        with translated():
-            await self._connections.run(end)
+        try:
+            with translated():
+                await self._connections.run(end)
+        except asyncpg.ObjectInUseError:  # who was away when it was looked at
+            raise in_use from None
         return settled
 
     async def settle(self, *, batch_size: int = 5_000) -> int:

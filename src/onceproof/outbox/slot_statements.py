@@ -20,6 +20,15 @@ def publication(name: str, destination: str | None) -> str:
     )
 
 
+def grants(role: str) -> str:
+    """What a role that reads the slot needs besides REPLICATION, and no more.
+
+    Args:
+        role: a quoted identifier.
+    """
+    return f"GRANT USAGE ON SCHEMA onceproof TO {role}; GRANT SELECT ON onceproof.outbox TO {role}"
+
+
 CREATE: Final = "SELECT pg_create_logical_replication_slot($1, 'pgoutput')"
 DROP: Final = """
     SELECT pg_drop_replication_slot(slot_name) FROM pg_replication_slots

@@ -17,7 +17,7 @@ from urllib.parse import quote, urlsplit
 import asyncpg
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from onceproof.outbox import Reconciler, Slot, SlotState
+from onceproof.outbox import Reconciler, Slot, SlotState, slot_statements
 from onceproof.postgres import create_engine
 from onceproof.service import BrokerSettings, connect_broker
 
@@ -41,8 +41,7 @@ async def allow(admin: asyncpg.Connection) -> None:
     await admin.execute(
         f'ALTER ROLE "{name}" PASSWORD {password}; '
         f'GRANT CONNECT ON DATABASE "{database}" TO "{name}"; '
-        f'GRANT USAGE ON SCHEMA onceproof TO "{name}"; '
-        f'GRANT SELECT ON onceproof.outbox TO "{name}"'
+        + slot_statements.grants(f'"{name}"')
     )
 
 
